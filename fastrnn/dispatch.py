@@ -1,0 +1,180 @@
+"""Which backend computes: the table of backends, the choice, and what `info()` says about it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+from . import validation
+from .validation import Array
+from .workspace import Backward, Call, Forward, State
+
+ISAS = ("baseline", "avx2", "avx512", "neon")
+
+
+class Kernels(Protocol):
+    """What a backend offers: two functions that fill arrays which the caller allocated."""
+
+    def forward(self, call: Call, ws: Forward, /) -> None:
+        """Run one layer in one direction over a window."""
+
+    def backward(
+        self, call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward, /
+    ) -> None:
+        """Run it backward; may overwrite `tape.records`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A row of the table: where the backend lives, and why it is missing (None: it is there)."""
+
+    name: str
+    module: str
+    missing: Callable[[], str | None]
+    cells: tuple[str, ...] = ("rnn", "gru", "lstm")
+
+
+def _c_missing() -> str | None:
+    return "not built"
+
+
+def _numba_missing() -> str | None:
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed: pip install 'fastrnn[numba]'"
+    return None
+
+
+# Fastest first: without a word from the user the first row that is there computes.
+BACKENDS: Mapping[str, Backend] = {
+    row.name: row
+    for row in (
+        Backend("c", "fastrnn.c_backend", _c_missing),
+        Backend("numba", "fastrnn.numba_backend", _numba_missing),
+        Backend("numpy", "fastrnn.reference", lambda: None),
+    )
+}
+
+
+@cache
+def _missing(name: str) -> str | None:
+    return BACKENDS[name].missing()
+
+
+@cache
+def _load(name: str) -> Kernels:
+    module: Kernels = importlib.import_module(BACKENDS[name].module)
+    return module
+
+
+def backend_name(argument: str, value: object) -> str | None:
+    """Check the name of a backend and that the backend is there; None stands for the fastest."""
+    if value is None:
+        return None
+    name: str = validation.choice(argument, value, BACKENDS)
+    if (why := _missing(name)) is not None:
+        raise ValueError(f"{argument}: {name!r} is not available: {why}")
+    return name
+
+
+def choose(backend: object, cell: str) -> str:
+    """Name the backend that computes a cell: the one asked for, else the fastest that has it.
+
+    An argument goes before ``FASTRNN_BACKEND``. A backend that is asked for by name and is not
+    there is an error: there is no silent fallback.
+    """
+    name = backend_name("backend", backend)
+    if name is None:
+        name = backend_name("FASTRNN_BACKEND", os.environ.get("FASTRNN_BACKEND") or None)
+    if name is None:
+        return next(
+            row.name
+            for row in BACKENDS.values()
+            if cell in row.cells and _missing(row.name) is None
+        )
+    if cell not in BACKENDS[name].cells:
+        raise ValueError(f"backend: {name!r} does not have the cell {cell!r}")
+    return name
+
+
+def select(backend: object, cell: str) -> Kernels:
+    """Return the kernels of the backend that `choose` names."""
+    return _load(choose(backend, cell))
+
+
+_threads: int | None = None
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads a compiled backend may use at most, at least 1.
+
+    The NumPy products of the numpy and numba backends run in NumPy's own BLAS, whose threads are
+    NumPy's affair (see the package threadpoolctl).
+    """
+    global _threads
+    _threads = validation.positive("n", n)
+
+
+def num_threads() -> int:
+    """How many threads a compiled backend may use: the number set, else ``FASTRNN_NUM_THREADS``,
+    else the number of processors that this process may run on.
+    """
+    if _threads is not None:
+        return _threads
+    if text := os.environ.get("FASTRNN_NUM_THREADS"):
+        try:
+            return validation.positive("FASTRNN_NUM_THREADS", int(text))
+        except ValueError:
+            raise ValueError(
+                f"FASTRNN_NUM_THREADS: expected a whole number of at least 1, got {text!r}"
+            ) from None
+    return _processors()
+
+
+@cache
+def _processors() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
+def isa() -> str | None:
+    """Name the instruction set that the C kernels use; None while they are not built."""
+    if asked := os.environ.get("FASTRNN_ISA"):
+        validation.choice("FASTRNN_ISA", asked, ISAS)
+    return None
+
+
+def info() -> dict[str, Any]:
+    """Say what computes here, and why the other backends do not.
+
+    Returns
+    -------
+    dict
+        ``version``, ``python``, ``numpy``, ``backend`` (the default one), ``backends`` (name to
+        "available" or the reason why not), ``isa`` and ``threads``.
+    """
+    import numpy
+
+    return {
+        "version": version(),
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "backend": choose(None, "lstm"),
+        "backends": {name: _missing(name) or "available" for name in BACKENDS},
+        "isa": isa(),
+        "threads": num_threads(),
+    }
+
+
+@cache
+def version() -> str:
+    """Version of the installed package."""
+    return importlib.metadata.version("fastrnn")

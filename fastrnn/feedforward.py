@@ -1,0 +1,161 @@
+"""Layers without memory: Linear and Embedding."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import validation, workspace
+from .layers import Parametrized, new_parameters
+from .tape import Gradients, Tape
+from .validation import Array
+
+
+class Linear(Parametrized):
+    """Affine map y = W x + b over the last axis.
+
+    Parameters
+    ----------
+    in_features, out_features
+        I and O, at least 1.
+    bias
+        Whether there is b.
+    dtype
+        "float32" or "float64".
+    seed
+        Seed of the initialisation, uniform in ±1/sqrt(I) as in torch.
+
+    Attributes
+    ----------
+    parameters
+        ``weight`` (O, I) and ``bias`` (O,).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        dtype: str = "float32",
+        seed: int | None = None,
+    ) -> None:
+        self.in_features = validation.positive("in_features", in_features)
+        self.out_features = validation.positive("out_features", out_features)
+        self.dtype = validation.dtype("dtype", dtype)
+        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
+        if validation.flag("bias", bias):
+            shapes["bias"] = (self.out_features,)
+        self.parameters = new_parameters(
+            shapes, self.in_features**-0.5, self.dtype, validation.generator("seed", seed)
+        )
+
+    def __call__(self, x: Array) -> Array:
+        """Map x (..., I) to (..., O); `ValueError` or `TypeError` names a wrong argument."""
+        return self._apply(self._read(x))
+
+    def record(self, x: Array) -> Tape:
+        """Map x and return a `Tape`."""
+        found = self._read(x)
+        output = self._apply(found)
+        output.flags.writeable = False
+
+        def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
+            d_y = _d_output(d_output, d_state, output)
+            rows = d_y.reshape(-1, self.out_features)
+            gradients = {"weight": rows.T @ found.reshape(len(rows), self.in_features)}
+            if "bias" in self.parameters:
+                gradients["bias"] = rows.sum(axis=0)
+            d_x = rows @ self.parameters["weight"]
+            return Gradients(d_x.reshape(found.shape), parameters=gradients)
+
+        return Tape(output, None, pullback)
+
+    def _read(self, x: object) -> Array:
+        found = validation.floating("x", x, self.dtype)
+        if found.ndim < 1 or found.shape[-1] != self.in_features:
+            raise ValueError(f"x: expected shape (..., I={self.in_features}), got {found.shape}")
+        return found
+
+    def _apply(self, x: Array) -> Array:
+        # One product over all rows: matmul would take the leading axes one by one.
+        rows = x.reshape(-1, self.in_features) @ self.parameters["weight"].T
+        if "bias" in self.parameters:
+            rows += self.parameters["bias"]
+        return rows.reshape(*x.shape[:-1], self.out_features)
+
+    def __repr__(self) -> str:
+        bias = "" if "bias" in self.parameters else ", bias=False"
+        return f"Linear({self.in_features}, {self.out_features}{bias}, dtype='{self.dtype}')"
+
+
+class Embedding(Parametrized):
+    """Table that maps an index to a vector.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim
+        Rows V and columns E of the table, at least 1.
+    dtype
+        "float32" or "float64".
+    seed
+        Seed of the initialisation, standard normal as in torch.
+
+    Attributes
+    ----------
+    parameters
+        ``weight`` (V, E).
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        dtype: str = "float32",
+        seed: int | None = None,
+    ) -> None:
+        self.num_embeddings = validation.positive("num_embeddings", num_embeddings)
+        self.embedding_dim = validation.positive("embedding_dim", embedding_dim)
+        self.dtype = validation.dtype("dtype", dtype)
+        weight = workspace.empty((self.num_embeddings, self.embedding_dim), self.dtype)
+        validation.generator("seed", seed).standard_normal(out=weight, dtype=self.dtype)
+        self.parameters = {"weight": weight}
+
+    def __call__(self, x: Array) -> Array:
+        """Map integers x (...), each in 0 ... V-1, to (..., E)."""
+        found = validation.indices("x", x, self.num_embeddings)
+        return np.take(self.parameters["weight"], found, axis=0)
+
+    def record(self, x: Array) -> Tape:
+        """Map x and return a `Tape`; indices have no gradient, so ``Gradients.input`` is None."""
+        found = validation.indices("x", x, self.num_embeddings)
+        output = np.take(self.parameters["weight"], found, axis=0)
+        output.flags.writeable = False
+
+        def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
+            d_y = _d_output(d_output, d_state, output)
+            return Gradients(None, parameters={"weight": self._scatter(found, d_y)})
+
+        return Tape(output, None, pullback)
+
+    def _scatter(self, x: Array, d_y: Array) -> Array:
+        """Sum the gradient of each row of the table: sorted runs, as np.add.at is slow."""
+        gradient = np.zeros_like(self.parameters["weight"])
+        if x.size:
+            order = np.argsort(x, axis=None, kind="stable")
+            used, starts = np.unique(x.reshape(-1)[order], return_index=True)
+            rows = d_y.reshape(-1, self.embedding_dim)[order]
+            gradient[used] = np.add.reduceat(rows, starts, axis=0)
+        return gradient
+
+    def __repr__(self) -> str:
+        return f"Embedding({self.num_embeddings}, {self.embedding_dim}, dtype='{self.dtype}')"
+
+
+def _d_output(d_output: object, d_state: object, output: Array) -> Array:
+    if d_state is not None:
+        raise ValueError("d_state: expected None, as the layer has no state")
+    if d_output is None:
+        return np.zeros_like(output)
+    found = validation.floating("d_output", d_output, output.dtype)
+    return validation.shape("d_output", found, *output.shape)

@@ -1,0 +1,364 @@
+"""RNN, GRU, LSTM and their single-step cells: parameters, and the functions that run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import dispatch, validation, workspace
+from .cells import CELLS, Cell
+from .stack import Stack, read_weights
+from .tape import Gradients, Tape
+from .validation import Array
+
+
+def new_parameters(
+    shapes: Mapping[str, tuple[int, ...]],
+    bound: float,
+    dtype: np.dtype[Any],
+    generator: np.random.Generator,
+) -> dict[str, Array]:
+    """Draw parameters uniformly from [-bound, bound], as torch does."""
+    parameters = {}
+    for name, shape in shapes.items():
+        array = workspace.empty(shape, dtype)
+        generator.random(out=array, dtype=dtype)
+        array *= 2 * bound
+        array -= bound
+        parameters[name] = array
+    return parameters
+
+
+class Parametrized:
+    """Something with parameters: a dict of arrays that optimizers change in place."""
+
+    parameters: dict[str, Array]
+
+    def load_parameters(self, mapping: Mapping[str, Array]) -> None:
+        """Copy values into the parameters; names, shapes and dtypes must be the same.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If anything differs; then no parameter has changed.
+        """
+        checked = validation.mapping("mapping", mapping, self.parameters)
+        for name, value in checked.items():
+            self.parameters[name][...] = value
+
+
+class Recurrent(Parametrized):
+    """Layers of one cell, one or two directions each; the base of `RNN`, `GRU` and `LSTM`.
+
+    Parameters
+    ----------
+    input_size, hidden_size
+        I and H, at least 1.
+    num_layers
+        Layers, each reading the output of the one before.
+    bias
+        Whether there are bias_ih and bias_hh.
+    batch_first
+        Sequences are (B, T, ·) instead of (T, B, ·); states are not affected.
+    dropout
+        Probability with which a value that goes from layer to layer is zeroed in `record`.
+    bidirectional
+        A second set of parameters, suffix ``_reverse``, runs from the last step to the first.
+    proj_size
+        P: project the hidden state to so many values, fewer than H; 0 for none. LSTM only.
+    dtype
+        "float32" or "float64".
+    seed
+        Seed of the initialisation, uniform in ±1/sqrt(H) as in torch, and of dropout.
+    backend
+        "c", "numba" or "numpy"; None takes the fastest that is there.
+    **options
+        The variants of the cell.
+
+    Attributes
+    ----------
+    parameters
+        Dict of arrays under torch's names: ``weight_ih_l0`` (G*H, I), ``weight_hh_l0`` (G*H, H),
+        ``bias_ih_l0`` and ``bias_hh_l0`` (G*H,), ``weight_hr_l0`` (P, H), and so on.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is wrong; the message names it.
+    """
+
+    cell: Cell
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        dtype: str = "float32",
+        seed: int | None = None,
+        backend: str | None = None,
+        **options: object,
+    ) -> None:
+        self.input_size = validation.positive("input_size", input_size)
+        self.hidden_size = validation.positive("hidden_size", hidden_size)
+        self.num_layers = validation.positive("num_layers", num_layers)
+        self.bias = validation.flag("bias", bias)
+        self.batch_first = validation.flag("batch_first", batch_first)
+        self.dropout = validation.number("dropout", dropout, 0.0, 1.0)
+        self.bidirectional = validation.flag("bidirectional", bidirectional)
+        self.proj_size = validation.non_negative("proj_size", proj_size)
+        if self.proj_size and not self.cell.projects:
+            raise ValueError(f"proj_size: the cell {self.cell.name!r} has no projection")
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(
+                f"proj_size: expected less than hidden_size={hidden_size}, got {proj_size}"
+            )
+        self.dtype = validation.dtype("dtype", dtype)
+        self.backend = dispatch.backend_name("backend", backend)
+        self.options = validation.options(self.cell, options)
+        self.generator = validation.generator("seed", seed)
+        self.parameters = new_parameters(
+            self._parameter_shapes(), self.hidden_size**-0.5, self.dtype, self.generator
+        )
+
+    @property
+    def _suffixes(self) -> list[str]:
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        return [f"_l{k}{direction}" for k in range(self.num_layers) for direction in directions]
+
+    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        directions = 2 if self.bidirectional else 1
+        shapes: dict[str, tuple[int, ...]] = {}
+        for n, suffix in enumerate(self._suffixes):
+            width = (self.proj_size or self.hidden_size) * directions
+            row = self.cell.parameter_shapes(
+                self.input_size if n < directions else width,
+                self.hidden_size,
+                self.proj_size,
+                bias=self.bias,
+            )
+            shapes |= {name + suffix: shape for name, shape in row.items()}
+        return shapes
+
+    def _stack(self) -> Stack:
+        return Stack(
+            self.cell,
+            self.options,
+            {suffix: read_weights(self.cell, self.parameters, suffix) for suffix in self._suffixes},
+            self.backend,
+            directions=2 if self.bidirectional else 1,
+            batch_first=self.batch_first,
+            dropout=self.dropout,
+            generator=self.generator,
+        )
+
+    def __call__(
+        self,
+        x: Array,
+        state: Any = None,
+        *,
+        lengths: Array | None = None,
+        reset: Array | None = None,
+        reset_state: Any = None,
+    ) -> tuple[Array, Any]:
+        """Infer: run the layers, recording nothing, without dropout.
+
+        Parameters
+        ----------
+        x
+            Input, (T, B, I), or (B, T, I) with `batch_first`, or (T, I) for one row.
+        state
+            Initial state (layers * directions, B, H), LSTM: a tuple (h, c); without B for one
+            row. None for zeros. With a projection h has P values.
+        lengths
+            (B,) integers: how many steps of each row are valid (an integer for one row). The
+            output past them is zero, the final state is that of the last valid step, the reverse
+            direction starts at the last valid step, and a length of 0 leaves the state unchanged.
+        reset
+            Booleans, laid out like the first two dimensions of x: where true, the state of the
+            row is replaced before x_t is consumed, in either direction of processing.
+        reset_state
+            What it is replaced by, shaped like `state`; None for zeros.
+
+        Returns
+        -------
+        output, state
+            Output, laid out like x, with directions * H (or P) values; and the final state,
+            shaped like the initial one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is wrong; the message names it.
+        """
+        return self._stack().infer(x, state, lengths, reset, reset_state)
+
+    def record(
+        self,
+        x: Array,
+        state: Any = None,
+        *,
+        lengths: Array | None = None,
+        reset: Array | None = None,
+        reset_state: Any = None,
+    ) -> Tape:
+        """Train: run the layers, with dropout, and return a `Tape`; arguments as in a call."""
+        return self._stack().record(x, state, lengths, reset, reset_state)
+
+    def __repr__(self) -> str:
+        defaults = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+            "proj_size": 0,
+            "backend": None,
+        }
+        return _describe(self, self.cell, self.options, defaults)
+
+
+class RNN(Recurrent):
+    """Plain recurrent network, h' = tanh(W_ih x + b_ih + W_hh h + b_hh) (Elman 1990).
+
+    Takes the arguments of `Recurrent`, and ``nonlinearity="tanh"`` or ``"relu"``.
+    """
+
+    cell = CELLS["rnn"]
+
+
+class GRU(Recurrent):
+    """Gated recurrent units (Cho et al. 2014), gates r, z, n.
+
+    Takes the arguments of `Recurrent`, and ``reset_after=True`` (the reset gate comes after the
+    product W_hn h, as in torch and cuDNN) or ``False`` (before it, as in the paper).
+    """
+
+    cell = CELLS["gru"]
+
+
+class LSTM(Recurrent):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997), gates i, f, g, o.
+
+    Takes the arguments of `Recurrent`; the only cell with ``proj_size`` (Sak et al. 2014).
+    """
+
+    cell = CELLS["lstm"]
+
+
+class RecurrentCell(Parametrized):
+    """One step of a cell; the base of `RNNCell`, `GRUCell` and `LSTMCell`.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, dtype, seed, backend, **options
+        As for `Recurrent`.
+    """
+
+    cell: Cell
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        dtype: str = "float32",
+        seed: int | None = None,
+        backend: str | None = None,
+        **options: object,
+    ) -> None:
+        self.input_size = validation.positive("input_size", input_size)
+        self.hidden_size = validation.positive("hidden_size", hidden_size)
+        self.bias = validation.flag("bias", bias)
+        self.dtype = validation.dtype("dtype", dtype)
+        self.backend = dispatch.backend_name("backend", backend)
+        self.options = validation.options(self.cell, options)
+        shapes = self.cell.parameter_shapes(self.input_size, self.hidden_size, bias=self.bias)
+        generator = validation.generator("seed", seed)
+        self.parameters = new_parameters(shapes, self.hidden_size**-0.5, self.dtype, generator)
+
+    def __call__(self, x: Array, state: Any = None) -> Any:
+        """Advance by one step.
+
+        Parameters
+        ----------
+        x
+            Input, (B, I), or (I,) for one row.
+        state
+            State (B, H), LSTM: a tuple (h, c); without B for one row. None for zeros.
+
+        Returns
+        -------
+        state
+            The new state; LSTM: (h, c).
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is wrong; the message names it.
+        """
+        return self._stack().infer(self._one_step(x), state, None, None, None)[1]
+
+    def record(self, x: Array, state: Any = None) -> Tape:
+        """Advance by one step and return a `Tape`, whose output is the new hidden state."""
+        tape = self._stack().record(self._one_step(x), state, None, None, None)
+
+        def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
+            if d_output is not None:
+                found = validation.floating("d_output", d_output, self.dtype)
+                d_output = validation.shape("d_output", found, *tape.output.shape[1:])[None]
+            gradients = tape.backward(d_output, d_state, retain=retain)
+            assert gradients.input is not None
+            gradients.input = gradients.input[0]
+            return gradients
+
+        cells = None if tape.cell_states is None else tape.cell_states[0]
+        return Tape(tape.output[0], tape.state, pullback, cells)
+
+    def _one_step(self, x: object) -> Array:
+        found = validation.floating("x", x, self.dtype)
+        axes = ("B",) if found.ndim != 1 else ()
+        return validation.shape("x", found, *axes, ("I", self.input_size))[None]
+
+    def _stack(self) -> Stack:
+        weights = {"": read_weights(self.cell, self.parameters)}
+        return Stack(self.cell, self.options, weights, self.backend, stacked=False)
+
+    def __repr__(self) -> str:
+        return _describe(self, self.cell, self.options, {"bias": True, "backend": None})
+
+
+class RNNCell(RecurrentCell):
+    """One step of `RNN`; takes the arguments of `RecurrentCell` and ``nonlinearity``."""
+
+    cell = CELLS["rnn"]
+
+
+class GRUCell(RecurrentCell):
+    """One step of `GRU`; takes the arguments of `RecurrentCell` and ``reset_after``."""
+
+    cell = CELLS["gru"]
+
+
+class LSTMCell(RecurrentCell):
+    """One step of `LSTM`; takes the arguments of `RecurrentCell`."""
+
+    cell = CELLS["lstm"]
+
+
+def _describe(layer: Any, cell: Cell, options: Mapping[str, Any], defaults: dict[str, Any]) -> str:
+    """Word a layer as the call that makes it, leaving defaults out."""
+    words = [str(layer.input_size), str(layer.hidden_size)]
+    values = {name: getattr(layer, name) for name in defaults} | dict(options)
+    defaults = defaults | {name: allowed[0] for name, allowed in cell.options.items()}
+    words += [f"{name}={value!r}" for name, value in values.items() if value != defaults[name]]
+    return f"{type(layer).__name__}({', '.join(words)}, dtype='{layer.dtype}')"

@@ -1,0 +1,276 @@
+"""The mathematics: what every other backend must compute. It is also the backend "numpy".
+
+One step forward and one step backward for each cell, and one sequence loop each way. Every formula
+of the library is stated here once, short and plain rather than fast. Shapes are in the comments,
+with sizes T (time), B (batch), I (input), H (hidden), R (recurrent: P or H) and G (gates).
+
+A forward step takes the input's share of the pre-activations, ``a = W_ih x_t + b_ih`` (B, G*H),
+and the state that it consumes; it returns the new state and what the tape keeps. A backward step
+takes the gradient of the new state and returns that of ``a`` and of the consumed state; it adds
+the step's share to the gradients of the hidden-side weights. Everything on the input's side is a
+product over the whole window and is left to the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .validation import Array
+from .workspace import Backward, Call, Forward, State, Weights
+
+Records = dict[str, Array]
+
+
+def sigmoid(x: Array) -> Array:
+    """Logistic function 1 / (1 + exp(-x)), written so that exp never overflows."""
+    e = np.exp(-np.abs(x))
+    return np.asarray(np.where(x >= 0, 1, e) / (1 + e))
+
+
+def rnn_step(a: Array, state: State, call: Call) -> tuple[State, Records]:
+    """Elman (1990): h' = tanh(a + W_hh h + b_hh), or relu."""
+    (h,) = state
+    a = a + _hidden_product(h, call.weights)
+    return (np.tanh(a) if call.options["nonlinearity"] == "tanh" else np.maximum(a, 0),), {}
+
+
+def rnn_step_backward(
+    d_state: State, consumed: State, produced: State, records: Records, call: Call, d_weights: Weights
+) -> tuple[Array, State]:
+    """Gradient of `rnn_step`; relu has slope 0 at 0."""
+    (d_h,), (h,), (h_new,) = d_state, consumed, produced
+    d_a = d_h * (1 - h_new**2 if call.options["nonlinearity"] == "tanh" else h_new > 0)
+    _add_product_gradient(d_weights, d_a, h)
+    return d_a, (d_a @ call.weights.hh,)
+
+
+def gru_step(a: Array, state: State, call: Call) -> tuple[State, Records]:
+    """Cho et al. (2014), gates r, z, n.
+
+    ``reset_after`` is the form of cuDNN and torch, n = tanh(a_n + r * (W_hn h + b_hn)); without it
+    the reset gate comes before the product as in the paper, n = tanh(a_n + W_hn (r*h) + b_hn).
+    """
+    (h,) = state
+    a_r, a_z, a_n = np.split(a, 3, axis=1)
+    w_r, w_z, w_n = _gates(call.weights, 3)
+    r = sigmoid(a_r + _hidden_product(h, w_r))
+    z = sigmoid(a_z + _hidden_product(h, w_z))
+    if call.options["reset_after"]:
+        hidden_n = _hidden_product(h, w_n)
+        n = np.tanh(a_n + r * hidden_n)
+    else:
+        hidden_n = _hidden_product(r * h, w_n)
+        n = np.tanh(a_n + hidden_n)
+    return ((1 - z) * n + z * h,), {"gates": np.stack((r, z, n), axis=1), "hidden_n": hidden_n}
+
+
+def gru_step_backward(
+    d_state: State, consumed: State, produced: State, records: Records, call: Call, d_weights: Weights
+) -> tuple[Array, State]:
+    """Gradient of `gru_step`."""
+    (d_h,), (h,) = d_state, consumed
+    r, z, n = records["gates"].swapaxes(0, 1)
+    w_r, w_z, w_n = _gates(call.weights, 3)
+    d_w_r, d_w_z, d_w_n = _gates(d_weights, 3)
+    d_a_n = d_h * (1 - z) * (1 - n**2)
+    d_a_z = d_h * (h - n) * z * (1 - z)
+    if call.options["reset_after"]:
+        d_a_r = d_a_n * records["hidden_n"] * r * (1 - r)
+        _add_product_gradient(d_w_n, d_a_n * r, h)
+        d_h_n = (d_a_n * r) @ w_n.hh
+    else:
+        d_rh = d_a_n @ w_n.hh
+        d_a_r = d_rh * h * r * (1 - r)
+        _add_product_gradient(d_w_n, d_a_n, r * h)
+        d_h_n = d_rh * r
+    _add_product_gradient(d_w_r, d_a_r, h)
+    _add_product_gradient(d_w_z, d_a_z, h)
+    d_a = np.concatenate((d_a_r, d_a_z, d_a_n), axis=1)
+    return d_a, (d_h * z + d_a_r @ w_r.hh + d_a_z @ w_z.hh + d_h_n,)
+
+
+def lstm_step(a: Array, state: State, call: Call) -> tuple[State, Records]:
+    """Hochreiter & Schmidhuber (1997) with forget gate (Gers et al. 2000), gates i, f, g, o.
+
+    With ``weight_hr`` the hidden state is projected to P values (Sak et al. 2014).
+    """
+    h, c = state
+    i, f, g, o = np.split(a + _hidden_product(h, call.weights), 4, axis=1)
+    i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+    c = f * c + i * g
+    h = o * np.tanh(c)
+    if call.weights.hr is not None:
+        h = h @ call.weights.hr.T
+    return (h, c), {"gates": np.stack((i, f, g, o), axis=1)}
+
+
+def lstm_step_backward(
+    d_state: State, consumed: State, produced: State, records: Records, call: Call, d_weights: Weights
+) -> tuple[Array, State]:
+    """Gradient of `lstm_step`."""
+    (d_h, d_c), (h, c), (_, c_new) = d_state, consumed, produced
+    i, f, g, o = records["gates"].swapaxes(0, 1)
+    tanh_c = np.tanh(c_new)
+    if call.weights.hr is not None and d_weights.hr is not None:
+        d_weights.hr[...] += d_h.T @ (o * tanh_c)
+        d_h = d_h @ call.weights.hr
+    d_c = d_c + d_h * o * (1 - tanh_c**2)
+    d_a = np.concatenate(
+        (
+            d_c * g * i * (1 - i),
+            d_c * c * f * (1 - f),
+            d_c * i * (1 - g**2),
+            d_h * tanh_c * o * (1 - o),
+        ),
+        axis=1,
+    )
+    _add_product_gradient(d_weights, d_a, h)
+    return d_a, (d_a @ call.weights.hh, d_c * f)
+
+
+class Steps(NamedTuple):
+    """The two functions that define a cell."""
+
+    forward: Callable[[Array, State, Call], tuple[State, Records]]
+    backward: Callable[[State, State, State, Records, Call, Weights], tuple[Array, State]]
+
+
+STEPS = {
+    "rnn": Steps(rnn_step, rnn_step_backward),
+    "gru": Steps(gru_step, gru_step_backward),
+    "lstm": Steps(lstm_step, lstm_step_backward),
+}
+
+
+@np.errstate(all="ignore")  # an overflowing product is a result (inf), not a message
+def forward(call: Call, ws: Forward) -> None:
+    """Run one layer in one direction over a window and fill `ws`."""
+    step = STEPS[call.cell.name].forward
+    a = input_product(call)
+    state = call.state
+    for t in call.steps:
+        consumed = state
+        if call.reset is not None:
+            zeros = tuple(map(np.zeros_like, state))
+            consumed = _where(call.reset[t], call.reset_state or zeros, state)
+        new, records = step(a[t], consumed, call)
+        ws.output[t] = new[0]
+        if ws.cells is not None:
+            ws.cells[t] = new[1]
+        for name, array in ws.records.items():
+            array[t] = records[name]
+        if call.lengths is not None:
+            valid = t < call.lengths
+            new = _where(valid, new, state)
+            ws.output[t, ~valid] = 0
+            if ws.cells is not None:
+                ws.cells[t, ~valid] = 0
+        state = new
+    for array, last in zip(ws.state, state, strict=True):
+        array[...] = last
+
+
+@np.errstate(all="ignore")
+def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
+    """Run back-propagation through time over a window and fill `ws`."""
+    step = STEPS[call.cell.name].backward
+    consumed = consumed_states(call, tape)
+    produced = (tape.output,) if tape.cells is None else (tape.output, tape.cells)
+    d_a = np.zeros((*call.x.shape[:2], len(call.weights.ih)), call.x.dtype)
+    for array in (*ws.weights, *ws.reset_state):
+        if array is not None:
+            array[...] = 0
+    for t in reversed(call.steps):
+        d_new = (d_state[0] + d_output[t], *d_state[1:])
+        if call.lengths is not None:
+            valid = t < call.lengths
+            d_new = _where(valid, d_new, tuple(map(np.zeros_like, d_new)))
+        d_a[t], d_consumed = step(
+            d_new,
+            tuple(array[t] for array in consumed),
+            tuple(array[t] for array in produced),
+            {name: array[t] for name, array in tape.records.items()},
+            call,
+            ws.weights,
+        )
+        if call.reset is not None:
+            zeros = tuple(map(np.zeros_like, d_consumed))
+            for total, share in zip(
+                ws.reset_state, _where(call.reset[t], d_consumed, zeros), strict=True
+            ):
+                total += share
+            d_consumed = _where(call.reset[t], zeros, d_consumed)
+        if call.lengths is not None:
+            d_consumed = _where(valid, d_consumed, d_state)
+        d_state = d_consumed
+    for array, first in zip(ws.state, d_state, strict=True):
+        array[...] = first
+    input_gradients(call, d_a, ws)
+
+
+def input_product(call: Call) -> Array:
+    """Return W_ih x + b_ih of the whole window, (T, B, G*H)."""
+    a = call.x @ call.weights.ih.T
+    return a if call.weights.b_ih is None else a + call.weights.b_ih
+
+
+def input_gradients(call: Call, d_a: Array, ws: Backward) -> None:
+    """Fill the gradients on the input's side from those of the pre-activations, (T, B, G*H)."""
+    np.matmul(d_a, call.weights.ih, out=ws.x)
+    rows = d_a.reshape(-1, d_a.shape[2])
+    np.matmul(rows.T, call.x.reshape(len(rows), -1), out=ws.weights.ih)
+    if ws.weights.b_ih is not None:
+        rows.sum(axis=0, out=ws.weights.b_ih)
+
+
+def consumed_states(call: Call, tape: Forward) -> State:
+    """Return the states that the steps consumed, each (T, B, ·).
+
+    That is the state of the step before in the direction of processing, or the initial state, or
+    the reset state. Where t >= lengths[b] the value means nothing.
+    """
+    sequences = (tape.output,) if tape.cells is None else (tape.output, tape.cells)
+    resets = call.reset_state or (0,) * len(sequences)
+    result = []
+    for sequence, initial, reset_state in zip(sequences, call.state, resets, strict=True):
+        before = np.empty_like(sequence)
+        if call.reverse:
+            before[:-1], before[-1] = sequence[1:], initial
+            if call.lengths is not None:
+                last = np.arange(len(before))[:, None] == call.lengths - 1
+                before = np.where(last[..., None], initial, before)
+        else:
+            before[1:], before[0] = sequence[:-1], initial
+        if call.reset is not None:
+            before = np.where(call.reset[..., None], reset_state, before)
+        result.append(before)
+    return tuple(result)
+
+
+def _hidden_product(h: Array, weights: Weights) -> Array:
+    product = h @ weights.hh.T
+    return product if weights.b_hh is None else product + weights.b_hh
+
+
+def _add_product_gradient(d_weights: Weights, d_product: Array, h: Array) -> None:
+    d_weights.hh[...] += d_product.T @ h
+    if d_weights.b_hh is not None:
+        d_weights.b_hh[...] += d_product.sum(axis=0)
+
+
+def _gates(weights: Weights, gates: int) -> list[Weights]:
+    """Views of the rows that belong to each gate."""
+    H = len(weights.hh) // gates
+    rows = (slice(g * H, (g + 1) * H) for g in range(gates))
+    return [Weights(*(w if w is None else w[part] for w in weights)) for part in rows]
+
+
+def _where(mask: Array, chosen: State, other: State) -> State:
+    """Per row of the batch: `chosen` where the mask is true."""
+    return tuple(
+        np.where(mask[:, None], a, b).astype(b.dtype, copy=False)
+        for a, b in zip(chosen, other, strict=True)
+    )

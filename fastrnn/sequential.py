@@ -1,0 +1,151 @@
+"""Layers one after the other under one record/backward protocol."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from .layers import Parametrized, Recurrent
+from .tape import Gradients, Tape
+from .validation import Array
+
+
+class Layer(Protocol):
+    """What `Sequential` composes."""
+
+    parameters: dict[str, Array]
+
+    def __call__(self, x: Array, /) -> Any:
+        """Infer."""
+
+    def record(self, x: Array, /) -> Tape:
+        """Run and return a tape."""
+
+
+class Sequential(Parametrized):
+    """Layers that feed one another; the recurrent ones also take and return a state.
+
+    The state of the whole is a tuple with one entry for each recurrent layer, in order. Lengths,
+    resets and reset states reach every recurrent layer.
+
+    Attributes
+    ----------
+    layers
+        The layers, in order.
+    parameters
+        Their parameters under the names ``0.weight``, ``1.weight_ih_l0`` ... (not copies).
+    """
+
+    def __init__(self, *layers: Layer) -> None:
+        if not layers:
+            raise ValueError("layers: expected at least one layer")
+        for k, layer in enumerate(layers):
+            if not hasattr(layer, "record") or not hasattr(layer, "parameters"):
+                raise TypeError(f"layers[{k}]: expected a layer, got {type(layer).__name__}")
+        self.layers = layers
+        self.parameters = {
+            f"{k}.{name}": array
+            for k, layer in enumerate(layers)
+            for name, array in layer.parameters.items()
+        }
+
+    def __call__(
+        self,
+        x: Array,
+        state: Any = None,
+        *,
+        lengths: Array | None = None,
+        reset: Array | None = None,
+        reset_state: Any = None,
+    ) -> tuple[Array, tuple[Any, ...]]:
+        """Infer: return output and final state; arguments as for the layers."""
+        states = self._split("state", state)
+        reset_states = self._split("reset_state", reset_state)
+        finals = []
+        for layer in self.layers:
+            if isinstance(layer, Recurrent):
+                x, final = layer(
+                    x,
+                    states.pop(0),
+                    lengths=lengths,
+                    reset=reset,
+                    reset_state=reset_states.pop(0),
+                )
+                finals.append(final)
+            else:
+                x = layer(x)
+        return x, tuple(finals)
+
+    def record(
+        self,
+        x: Array,
+        state: Any = None,
+        *,
+        lengths: Array | None = None,
+        reset: Array | None = None,
+        reset_state: Any = None,
+    ) -> Tape:
+        """Run and return a `Tape`; arguments as in a call."""
+        states = self._split("state", state)
+        reset_states = self._split("reset_state", reset_state)
+        tapes = []
+        for layer in self.layers:
+            if isinstance(layer, Recurrent):
+                tape = layer.record(
+                    x,
+                    states.pop(0),
+                    lengths=lengths,
+                    reset=reset,
+                    reset_state=reset_states.pop(0),
+                )
+            else:
+                tape = layer.record(x)
+            tapes.append(tape)
+            x = tape.output
+        finals = tuple(
+            tape.state
+            for layer, tape in zip(self.layers, tapes, strict=True)
+            if isinstance(layer, Recurrent)
+        )
+
+        def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
+            return self._backward(tapes, d_output, d_state, retain)
+
+        return Tape(x, finals, pullback)
+
+    def _backward(
+        self, tapes: list[Tape], d_output: object, d_state: object, retain: bool
+    ) -> Gradients:
+        d_states = self._split("d_state", d_state)
+        states: list[Any] = []
+        reset_states: list[Any] = []
+        parameters: dict[str, Array] = {}
+        d_x = d_output
+        for k in range(len(tapes) - 1, -1, -1):
+            recurrent = isinstance(self.layers[k], Recurrent)
+            gradients = tapes[k].backward(d_x, d_states.pop() if recurrent else None, retain=retain)
+            if recurrent:
+                states.insert(0, gradients.state)
+                reset_states.insert(0, gradients.reset_state)
+            parameters |= {f"{k}.{name}": g for name, g in gradients.parameters.items()}
+            d_x = gradients.input
+        return Gradients(
+            gradients.input,
+            tuple(states),
+            {name: parameters[name] for name in self.parameters},
+            tuple(reset_states) if any(state is not None for state in reset_states) else None,
+        )
+
+    def _split(self, name: str, state: object) -> list[Any]:
+        count = sum(isinstance(layer, Recurrent) for layer in self.layers)
+        if state is None:
+            return [None] * count
+        if not isinstance(state, tuple | list):
+            raise TypeError(
+                f"{name}: expected a tuple of {count} states, got {type(state).__name__}"
+            )
+        if len(state) != count:
+            raise ValueError(f"{name}: expected a tuple of {count} states, got {len(state)}")
+        return list(state)
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(map(repr, self.layers))})"

@@ -1,0 +1,344 @@
+"""Layers and directions of one cell, run on checked weights: the way to the backends and back.
+
+`functional` runs a stack of one; `layers` owns the parameters of bigger ones. The stack reads the
+caller's arrays (batched or not, batch or time first), runs one call a layer and direction, and
+hands the results back as they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import dispatch, validation, workspace
+from .cells import Cell
+from .tape import Gradients, Tape
+from .validation import Array
+from .workspace import Backward, Call, Forward, State, Weights
+
+
+@dataclass(slots=True)
+class Inputs:
+    """The caller's arguments, checked, with their sequences as (T, B, ·)."""
+
+    x: Array
+    states: list[State]  # one a layer and direction
+    reset_states: list[State] | None
+    lengths: Array | None
+    reset: Array | None
+    batched: bool
+
+
+@dataclass(slots=True)
+class Step:
+    """One layer of a recorded pass: a call and what it wrote for each direction."""
+
+    calls: list[tuple[Call, Forward]]
+    dropout: Array | None  # what this layer's input was multiplied by
+
+
+@dataclass(slots=True)
+class Stack:
+    """Layers of a cell on checked weights.
+
+    `weights` maps the suffix of the parameters' names to them, layer by layer, forward direction
+    first. `stacked` states have a leading axis, layers * directions. `reverse` makes a stack of
+    one direction run from the last step to the first. Dropout acts between layers of recorded
+    passes only.
+    """
+
+    cell: Cell
+    options: Mapping[str, Any]
+    weights: Mapping[str, Weights]
+    backend: object = None
+    directions: int = 1
+    reverse: bool = False
+    stacked: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    generator: np.random.Generator | None = None
+    state_names: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        self.state_names = self.state_names or tuple(f"state {s}" for s in self.cell.states)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Last dimension of each state: R, and H for the cell state."""
+        w = next(iter(self.weights.values()))
+        return (w.hh.shape[1], len(w.hh) // len(self.cell.gates))
+
+    def infer(
+        self, x: object, state: object, lengths: object, reset: object, reset_state: object
+    ) -> tuple[Array, Any]:
+        """Return output and final state, recording nothing."""
+        inputs = self._read(x, state, lengths, reset, reset_state)
+        steps = self._forward(inputs, record=False)
+        output = self._sequence_out(_joined(steps[-1]), inputs)
+        return output, self._state_out([ws.state for _, ws in _flat(steps)], inputs)
+
+    def record(
+        self, x: object, state: object, lengths: object, reset: object, reset_state: object
+    ) -> Tape:
+        """Return the tape of a pass."""
+        inputs = self._read(x, state, lengths, reset, reset_state)
+        steps = self._forward(inputs, record=True)
+        output = self._sequence_out(_joined(steps[-1]), inputs)
+        output.flags.writeable = False
+        finals = [ws.state for _, ws in _flat(steps)]
+        cells = [ws.cells for _, ws in steps[-1].calls if ws.cells is not None]
+
+        def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
+            d_y = None
+            if d_output is not None:
+                d_y = validation.floating("d_output", d_output, inputs.x.dtype)
+                d_y = self._sequence_in(
+                    validation.shape("d_output", d_y, *output.shape), inputs.batched
+                )
+            d_finals = [tuple(map(np.zeros_like, final)) for final in finals]
+            if d_state is not None:
+                values = validation.state_tuple("d_state", d_state, self.cell.states)
+                names = [f"d_state {s}" for s in self.cell.states]
+                d_finals = self._states_in(names, values, inputs.x, inputs.batched)
+            return self._backward(inputs, steps, d_y, d_finals, retain)
+
+        return Tape(
+            output,
+            self._state_out(finals, inputs),
+            pullback,
+            self._sequence_out(_side_by_side(cells), inputs) if cells else None,
+        )
+
+    def _read(
+        self, x: object, state: object, lengths: object, reset: object, reset_state: object
+    ) -> Inputs:
+        first = next(iter(self.weights.values()))
+        found = validation.floating("x", x, first.ih.dtype)
+        batched = found.ndim != 2
+        axes: tuple[str, ...] = (("B", "T") if self.batch_first else ("T", "B")) if batched else ("T",)
+        validation.shape("x", found, *axes, ("I", first.ih.shape[1]))
+        mask = validation.reset(reset, *zip(axes, found.shape, strict=False))
+        found = self._sequence_in(found, batched)
+        T, B, _ = found.shape
+        lengths = validation.lengths(lengths, T, B, batched=batched)
+        if lengths is not None:
+            found = _without_padding(found, lengths)
+        if state is None:
+            states = [
+                tuple(np.zeros((B, width), found.dtype) for _, width in self._state_widths())
+                for _ in self.weights
+            ]
+        else:
+            values = validation.state_tuple("state", state, self.cell.states)
+            states = self._states_in(self.state_names, values, found, batched)
+        reset_states = None
+        if reset_state is not None:
+            if mask is None:
+                raise ValueError("reset_state: expected None because reset is None, got an array")
+            values = validation.state_tuple("reset_state", reset_state, self.cell.states)
+            names = [f"reset_state {s}" for s in self.cell.states]
+            reset_states = self._states_in(names, values, found, batched)
+        if mask is not None:
+            mask = mask[:, None] if not batched else mask.T.copy() if self.batch_first else mask
+        return Inputs(found, states, reset_states, lengths, mask, batched)
+
+    def _state_widths(self) -> list[tuple[str, int]]:
+        return list(zip(self.cell.states, self.widths, strict=False))
+
+    def _states_in(
+        self, names: Any, values: tuple[object, ...], x: Array, batched: bool
+    ) -> list[State]:
+        """Check the arrays of a state and split them, one tuple a layer and direction."""
+        B, n = x.shape[1], len(self.weights)
+        leading: list[tuple[str, int]] = [("L*D", n)] if self.stacked else []
+        projected = self.widths[0] != self.widths[1]
+        parts = []
+        for name, value, (state, width) in zip(names, values, self._state_widths(), strict=True):
+            letter = "P" if projected and state == "h" else "H"
+            rows = [("B", B)] if batched else []
+            found = validation.floating(name, value, x.dtype)
+            validation.shape(name, found, *leading, *rows, (letter, width))
+            parts.append(found.reshape(n, B, width))
+        return [tuple(part[k] for part in parts) for k in range(n)]
+
+    def _state_out(self, states: list[State], inputs: Inputs) -> Any:
+        arrays = []
+        for parts in zip(*states, strict=True):
+            array = np.stack(parts) if self.stacked else parts[0]
+            arrays.append(array if inputs.batched else array.squeeze(-2))
+        return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+    def _sequence_in(self, array: Array, batched: bool) -> Array:
+        if not batched:
+            return array[:, None, :]
+        return np.ascontiguousarray(array.swapaxes(0, 1)) if self.batch_first else array
+
+    def _sequence_out(self, array: Array, inputs: Inputs) -> Array:
+        if not inputs.batched:
+            return array[:, 0, :]
+        return array.swapaxes(0, 1) if self.batch_first else array[...]
+
+    def _forward(self, inputs: Inputs, *, record: bool) -> list[Step]:
+        kernels = dispatch.select(self.backend, self.cell.name)
+        x, steps = inputs.x, []
+        weights = list(self.weights.values())
+        for first in range(0, len(weights), self.directions):
+            mask = None
+            if first and record and self.dropout and self.generator is not None:
+                kept = self.generator.random(x.shape, np.float32) >= self.dropout
+                scale = 1 / (1 - self.dropout) if self.dropout < 1 else 0.0
+                mask = kept * x.dtype.type(scale)
+                x = x * mask
+            calls = []
+            for n in range(first, first + self.directions):
+                call = Call(
+                    cell=self.cell,
+                    options=self.options,
+                    x=x,
+                    weights=weights[n],
+                    state=inputs.states[n],
+                    reset_state=None if inputs.reset_states is None else inputs.reset_states[n],
+                    lengths=inputs.lengths,
+                    reset=inputs.reset,
+                    reverse=self.reverse or n > first,
+                )
+                calls.append((call, _run(kernels, call, record=record)))
+            steps.append(Step(calls, mask))
+            x = _joined(steps[-1])
+        return steps
+
+    def _backward(
+        self,
+        inputs: Inputs,
+        steps: list[Step],
+        d_y: Array | None,
+        d_finals: list[State],
+        retain: bool,
+    ) -> Gradients:
+        kernels = dispatch.select(self.backend, self.cell.name)
+        done: list[Backward] = []  # from the last layer and direction to the first
+        if d_y is None:
+            d_y = np.zeros_like(_joined(steps[-1]))
+        elif inputs.lengths is not None:
+            d_y = _without_padding(d_y, inputs.lengths)
+        for step in reversed(steps):
+            shares = []
+            parts = np.split(d_y, self.directions, axis=2)
+            for (call, tape), part in reversed(list(zip(step.calls, parts, strict=True))):
+                d_final = d_finals[len(self.weights) - 1 - len(done)]
+                part = np.ascontiguousarray(part)
+                done.append(_run_backward(kernels, call, tape, part, d_final, retain=retain))
+                shares.append(done[-1].x)
+            d_y = shares[0] if len(shares) == 1 else shares[0] + shares[1]
+            if step.dropout is not None:
+                d_y = d_y * step.dropout
+        done.reverse()
+        return Gradients(
+            input=self._sequence_out(d_y, inputs),
+            state=self._state_out([grads.state for grads in done], inputs),
+            parameters={
+                name + suffix: gradient
+                for suffix, grads in zip(self.weights, done, strict=True)
+                for name, gradient in zip(PARAMETERS, grads.weights, strict=True)
+                if gradient is not None
+            },
+            reset_state=None
+            if inputs.reset_states is None
+            else self._state_out([grads.reset_state for grads in done], inputs),
+        )
+
+
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")  # fields of Weights
+
+
+def read_weights(cell: Cell, given: Mapping[str, object], suffix: str = "") -> Weights:
+    """Check the parameters of one layer in one direction; H, I and P are read off their shapes.
+
+    `given` has `PARAMETERS` plus `suffix` as keys; None or nothing stands for no bias and no
+    projection.
+    """
+    G = len(cell.gates)
+    names = {name: name + suffix for name in PARAMETERS}
+    ih = validation.floating(names["weight_ih"], given.get(names["weight_ih"]))
+    if ih.ndim != 2 or not len(ih) or len(ih) % G or not ih.shape[1]:
+        raise ValueError(f"{names['weight_ih']}: expected shape ({G}*H, I), got {ih.shape}")
+    H = len(ih) // G
+    rows = (f"{G}*H", G * H)
+    found: dict[str, Array | None] = {"weight_ih": ih, "weight_hr": None}
+    P = 0
+    if (hr := given.get(names["weight_hr"])) is not None:
+        array = validation.floating(names["weight_hr"], hr, ih.dtype)
+        found["weight_hr"] = validation.shape(names["weight_hr"], array, "P", ("H", H))
+        P = len(array)
+        if not 0 < P < H:
+            raise ValueError(f"{names['weight_hr']}: expected 1 to H-1={H - 1} rows, got {P}")
+    array = validation.floating(names["weight_hh"], given.get(names["weight_hh"]), ih.dtype)
+    columns = ("P", P) if P else ("H", H)
+    found["weight_hh"] = validation.shape(names["weight_hh"], array, rows, columns)
+    biases = {name: given.get(names[name]) for name in ("bias_ih", "bias_hh")}
+    for name, value in biases.items():
+        if value is None:
+            found[name] = None
+            if any(other is not None for other in biases.values()):
+                raise ValueError(
+                    f"{names[name]}: expected an array because the other bias was given, got None"
+                )
+        else:
+            array = validation.floating(names[name], value, ih.dtype)
+            found[name] = validation.shape(names[name], array, rows)
+    return Weights(*(found[name] for name in PARAMETERS))  # type: ignore[arg-type]
+
+
+def _run(kernels: dispatch.Kernels, call: Call, *, record: bool) -> Forward:
+    ws = workspace.forward(call, record=record)
+    if call.x.size:
+        kernels.forward(call, ws)
+    else:
+        for array, initial in zip(ws.state, call.state, strict=True):
+            array[...] = initial
+    return ws
+
+
+def _run_backward(
+    kernels: dispatch.Kernels,
+    call: Call,
+    tape: Forward,
+    d_output: Array,
+    d_state: State,
+    *,
+    retain: bool,
+) -> Backward:
+    ws = workspace.backward(call)
+    if call.x.size:
+        if retain:
+            records = {name: array.copy() for name, array in tape.records.items()}
+            tape = Forward(tape.output, tape.state, tape.cells, records)
+        kernels.backward(call, tape, d_output, d_state, ws)
+    else:
+        for gradient in (*ws.weights, *ws.reset_state):
+            if gradient is not None:
+                gradient[...] = 0
+        for gradient, last in zip(ws.state, d_state, strict=True):
+            gradient[...] = last
+    return ws
+
+
+def _flat(steps: list[Step]) -> list[tuple[Call, Forward]]:
+    return [pair for step in steps for pair in step.calls]
+
+
+def _joined(step: Step) -> Array:
+    return _side_by_side([ws.output for _, ws in step.calls])
+
+
+def _side_by_side(arrays: list[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=2)
+
+
+def _without_padding(x: Array, lengths: Array) -> Array:
+    """Return x (T, B, ·) with zeros where t >= lengths[b], so that no backend reads padding."""
+    valid = np.arange(len(x))[:, None] < lengths
+    return x if valid.all() else np.where(valid[..., None], x, x.dtype.type(0))

@@ -1,0 +1,97 @@
+"""What a recorded forward pass returns, and what its backward pass returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .validation import Array
+
+State = Array | tuple[Array, ...] | None
+
+
+@dataclass(slots=True)
+class Gradients:
+    """Gradients of a scalar loss.
+
+    Attributes
+    ----------
+    input
+        With respect to the input, shaped like it; None where the input is not differentiable
+        (indices).
+    state
+        With respect to the initial state, shaped like the final state; None where there is none.
+    parameters
+        Name of each parameter to its gradient.
+    reset_state
+        With respect to ``reset_state``, if one was given.
+    """
+
+    input: Array | None
+    state: State = None
+    parameters: dict[str, Array] = field(default_factory=dict)
+    reset_state: State = None
+
+
+Pullback = Callable[[object, object, bool], Gradients]
+
+
+class Tape:
+    """A recorded forward pass, ready to be run backward.
+
+    Attributes
+    ----------
+    output
+        What the forward pass returned, read-only because the backward pass reads it again.
+    state
+        The final state; None where there is none.
+    cell_states
+        LSTM only: the cell state of the last layer after every step, laid out like `output`
+        with H (in each direction) as the last dimension; None for other cells.
+    """
+
+    __slots__ = ("_pullback", "cell_states", "output", "state")
+
+    def __init__(
+        self,
+        output: Array,
+        state: State,
+        pullback: Pullback,
+        cell_states: Array | None = None,
+    ) -> None:
+        self.output = output
+        self.state = state
+        self.cell_states = cell_states
+        self._pullback: Pullback | None = pullback
+
+    def backward(
+        self, d_output: object = None, d_state: object = None, *, retain: bool = False
+    ) -> Gradients:
+        """Run the pass backward, reading the input and the parameters again: do not change them.
+
+        Parameters
+        ----------
+        d_output
+            Gradient of the loss with respect to `output`, of its shape and dtype; None for zero.
+        d_state
+            Gradient of the loss with respect to `state`, of its shape and dtype; None for zero.
+        retain
+            Keep the buffers, so that `backward` may be called again. Otherwise they are
+            overwritten and freed.
+
+        Raises
+        ------
+        ValueError
+            If the buffers are gone, or a shape is wrong.
+        TypeError
+            If a dtype or kind of argument is wrong.
+        """
+        if self._pullback is None:
+            raise ValueError(
+                "tape: backward has already run and its buffers are gone; "
+                "call it with retain=True to run it more than once"
+            )
+        gradients = self._pullback(d_output, d_state, retain)
+        if not retain:
+            self._pullback = None
+        return gradients
