@@ -10,3 +10,30 @@ from .optim import SGD, Adam, AdamW, clip_by_global_norm, clip_by_value
 from .sequential import Sequential
 from .tape import Gradients, Tape
 from .truncation import TruncatedBPTT
+
+__all__ = [
+    "CELLS",
+    "GRU",
+    "LSTM",
+    "RNN",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Embedding",
+    "GRUCell",
+    "Gradients",
+    "LSTMCell",
+    "Linear",
+    "RNNCell",
+    "Sequential",
+    "Tape",
+    "TruncatedBPTT",
+    "clip_by_global_norm",
+    "clip_by_value",
+    "functional",
+    "info",
+    "mean_squared_error",
+    "set_num_threads",
+    "softmax",
+    "softmax_cross_entropy",
+]

@@ -117,13 +117,15 @@ def set_num_threads(n: int) -> None:
     The NumPy products of the numpy and numba backends run in NumPy's own BLAS, whose threads are
     NumPy's affair (see the package threadpoolctl).
     """
-    global _threads
+    global _threads  # noqa: PLW0603 - one setting for the process, as in every BLAS
     _threads = validation.positive("n", n)
 
 
 def num_threads() -> int:
-    """How many threads a compiled backend may use: the number set, else ``FASTRNN_NUM_THREADS``,
-    else the number of processors that this process may run on.
+    """Return how many threads a compiled backend may use.
+
+    That is the number set, else ``FASTRNN_NUM_THREADS``, else the number of processors that this
+    process may run on.
     """
     if _threads is not None:
         return _threads

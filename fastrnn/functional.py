@@ -31,6 +31,7 @@ argument, before anything is computed; the message names the argument.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from . import validation
@@ -146,7 +147,7 @@ def lstm(
 
 def _run(
     name: str,
-    options: dict[str, object],
+    options: Mapping[str, object],
     x: object,
     initial: tuple[object, ...],
     parameters: tuple[object, ...],

@@ -38,7 +38,7 @@ def softmax(x: Array, axis: int = -1) -> Array:
         raise ValueError(f"x: expected at least one value along axis {axis}, got {found.shape}")
     e = np.exp(found - found.max(axis=axis, keepdims=True))
     e /= e.sum(axis=axis, keepdims=True)
-    return e
+    return np.asarray(e)
 
 
 def softmax_cross_entropy(

@@ -16,9 +16,7 @@ Arrays = Mapping[str, Array]
 def global_norm(gradients: Arrays) -> float:
     """Euclidean norm of all gradients together."""
     # math.sqrt of a float64 sum: squares of float32 gradients must neither overflow nor vanish.
-    return math.sqrt(
-        sum(float(np.square(g, dtype=np.float64).sum()) for g in gradients.values())
-    )
+    return math.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in gradients.values()))
 
 
 def clip_by_global_norm(gradients: Arrays, max_norm: float) -> float:

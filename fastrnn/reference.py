@@ -38,7 +38,12 @@ def rnn_step(a: Array, state: State, call: Call) -> tuple[State, Records]:
 
 
 def rnn_step_backward(
-    d_state: State, consumed: State, produced: State, records: Records, call: Call, d_weights: Weights
+    d_state: State,
+    consumed: State,
+    produced: State,
+    records: Records,
+    call: Call,
+    d_weights: Weights,
 ) -> tuple[Array, State]:
     """Gradient of `rnn_step`; relu has slope 0 at 0."""
     (d_h,), (h,), (h_new,) = d_state, consumed, produced
@@ -68,7 +73,12 @@ def gru_step(a: Array, state: State, call: Call) -> tuple[State, Records]:
 
 
 def gru_step_backward(
-    d_state: State, consumed: State, produced: State, records: Records, call: Call, d_weights: Weights
+    d_state: State,
+    consumed: State,
+    produced: State,
+    records: Records,
+    call: Call,
+    d_weights: Weights,
 ) -> tuple[Array, State]:
     """Gradient of `gru_step`."""
     (d_h,), (h,) = d_state, consumed
@@ -108,7 +118,12 @@ def lstm_step(a: Array, state: State, call: Call) -> tuple[State, Records]:
 
 
 def lstm_step_backward(
-    d_state: State, consumed: State, produced: State, records: Records, call: Call, d_weights: Weights
+    d_state: State,
+    consumed: State,
+    produced: State,
+    records: Records,
+    call: Call,
+    d_weights: Weights,
 ) -> tuple[Array, State]:
     """Gradient of `lstm_step`."""
     (d_h, d_c), (h, c), (_, c_new) = d_state, consumed, produced
@@ -154,8 +169,7 @@ def forward(call: Call, ws: Forward) -> None:
     for t in call.steps:
         consumed = state
         if call.reset is not None:
-            zeros = tuple(map(np.zeros_like, state))
-            consumed = _where(call.reset[t], call.reset_state or zeros, state)
+            consumed = _where(call.reset[t], call.reset_state, state)
         new, records = step(a[t], consumed, call)
         ws.output[t] = new[0]
         if ws.cells is not None:
@@ -233,9 +247,8 @@ def consumed_states(call: Call, tape: Forward) -> State:
     the reset state. Where t >= lengths[b] the value means nothing.
     """
     sequences = (tape.output,) if tape.cells is None else (tape.output, tape.cells)
-    resets = call.reset_state or (0,) * len(sequences)
     result = []
-    for sequence, initial, reset_state in zip(sequences, call.state, resets, strict=True):
+    for sequence, initial, reset_state in zip(sequences, call.state, call.reset_state, strict=True):
         before = np.empty_like(sequence)
         if call.reverse:
             before[:-1], before[-1] = sequence[1:], initial
@@ -262,10 +275,20 @@ def _add_product_gradient(d_weights: Weights, d_product: Array, h: Array) -> Non
 
 
 def _gates(weights: Weights, gates: int) -> list[Weights]:
-    """Views of the rows that belong to each gate."""
+    """Return views of the rows that belong to each gate."""
     H = len(weights.hh) // gates
     rows = (slice(g * H, (g + 1) * H) for g in range(gates))
-    return [Weights(*(w if w is None else w[part] for w in weights)) for part in rows]
+    b_ih, b_hh = weights.b_ih, weights.b_hh
+    return [
+        Weights(
+            weights.ih[part],
+            weights.hh[part],
+            None if b_ih is None else b_ih[part],
+            None if b_hh is None else b_hh[part],
+            None,
+        )
+        for part in rows
+    ]
 
 
 def _where(mask: Array, chosen: State, other: State) -> State:

@@ -26,9 +26,10 @@ class Inputs:
 
     x: Array
     states: list[State]  # one a layer and direction
-    reset_states: list[State] | None
+    reset_states: list[State]
     lengths: Array | None
     reset: Array | None
+    reset_given: bool  # whether the caller gave reset_states
     batched: bool
 
 
@@ -98,11 +99,8 @@ class Stack:
                 d_y = self._sequence_in(
                     validation.shape("d_output", d_y, *output.shape), inputs.batched
                 )
-            d_finals = [tuple(map(np.zeros_like, final)) for final in finals]
-            if d_state is not None:
-                values = validation.state_tuple("d_state", d_state, self.cell.states)
-                names = [f"d_state {s}" for s in self.cell.states]
-                d_finals = self._states_in(names, values, inputs.x, inputs.batched)
+            names = tuple(f"d_state {s}" for s in self.cell.states)
+            d_finals = self._states_in("d_state", names, d_state, inputs.x, inputs.batched)
             return self._backward(inputs, steps, d_y, d_finals, retain)
 
         return Tape(
@@ -118,7 +116,9 @@ class Stack:
         first = next(iter(self.weights.values()))
         found = validation.floating("x", x, first.ih.dtype)
         batched = found.ndim != 2
-        axes: tuple[str, ...] = (("B", "T") if self.batch_first else ("T", "B")) if batched else ("T",)
+        axes: tuple[str, ...] = (
+            (("B", "T") if self.batch_first else ("T", "B")) if batched else ("T",)
+        )
         validation.shape("x", found, *axes, ("I", first.ih.shape[1]))
         mask = validation.reset(reset, *zip(axes, found.shape, strict=False))
         found = self._sequence_in(found, batched)
@@ -126,41 +126,33 @@ class Stack:
         lengths = validation.lengths(lengths, T, B, batched=batched)
         if lengths is not None:
             found = _without_padding(found, lengths)
-        if state is None:
-            states = [
-                tuple(np.zeros((B, width), found.dtype) for _, width in self._state_widths())
-                for _ in self.weights
-            ]
-        else:
-            values = validation.state_tuple("state", state, self.cell.states)
-            states = self._states_in(self.state_names, values, found, batched)
-        reset_states = None
-        if reset_state is not None:
-            if mask is None:
-                raise ValueError("reset_state: expected None because reset is None, got an array")
-            values = validation.state_tuple("reset_state", reset_state, self.cell.states)
-            names = [f"reset_state {s}" for s in self.cell.states]
-            reset_states = self._states_in(names, values, found, batched)
+        if reset_state is not None and mask is None:
+            raise ValueError("reset_state: expected None because reset is None, got an array")
+        names = tuple(f"reset_state {s}" for s in self.cell.states)
+        states = self._states_in("state", self.state_names, state, found, batched)
+        reset_states = self._states_in("reset_state", names, reset_state, found, batched)
         if mask is not None:
             mask = mask[:, None] if not batched else mask.T.copy() if self.batch_first else mask
-        return Inputs(found, states, reset_states, lengths, mask, batched)
-
-    def _state_widths(self) -> list[tuple[str, int]]:
-        return list(zip(self.cell.states, self.widths, strict=False))
+        return Inputs(found, states, reset_states, lengths, mask, reset_state is not None, batched)
 
     def _states_in(
-        self, names: Any, values: tuple[object, ...], x: Array, batched: bool
+        self, argument: str, names: tuple[str, ...], value: object, x: Array, batched: bool
     ) -> list[State]:
-        """Check the arrays of a state and split them, one tuple a layer and direction."""
+        """Check a state and split it, one tuple a layer and direction; None stands for zeros."""
         B, n = x.shape[1], len(self.weights)
+        widths = dict(zip(self.cell.states, self.widths, strict=False))
+        if value is None:
+            zeros = tuple(np.zeros((B, width), x.dtype) for width in widths.values())
+            return [zeros] * n
+        arrays = validation.state_tuple(argument, value, self.cell.states)
         leading: list[tuple[str, int]] = [("L*D", n)] if self.stacked else []
-        projected = self.widths[0] != self.widths[1]
+        rows = [("B", B)] if batched else []
+        letter = "H" if len(set(self.widths)) == 1 else "P"  # of the hidden state
         parts = []
-        for name, value, (state, width) in zip(names, values, self._state_widths(), strict=True):
-            letter = "P" if projected and state == "h" else "H"
-            rows = [("B", B)] if batched else []
-            found = validation.floating(name, value, x.dtype)
-            validation.shape(name, found, *leading, *rows, (letter, width))
+        for name, array, (state, width) in zip(names, arrays, widths.items(), strict=True):
+            found = validation.floating(name, array, x.dtype)
+            last = (letter if state == "h" else "H", width)
+            validation.shape(name, found, *leading, *rows, last)
             parts.append(found.reshape(n, B, width))
         return [tuple(part[k] for part in parts) for k in range(n)]
 
@@ -200,7 +192,7 @@ class Stack:
                     x=x,
                     weights=weights[n],
                     state=inputs.states[n],
-                    reset_state=None if inputs.reset_states is None else inputs.reset_states[n],
+                    reset_state=inputs.reset_states[n],
                     lengths=inputs.lengths,
                     reset=inputs.reset,
                     reverse=self.reverse or n > first,
@@ -245,9 +237,9 @@ class Stack:
                 for name, gradient in zip(PARAMETERS, grads.weights, strict=True)
                 if gradient is not None
             },
-            reset_state=None
-            if inputs.reset_states is None
-            else self._state_out([grads.reset_state for grads in done], inputs),
+            reset_state=self._state_out([grads.reset_state for grads in done], inputs)
+            if inputs.reset_given
+            else None,
         )
 
 

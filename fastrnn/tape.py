@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from .validation import Array
 
-State = Array | tuple[Array, ...] | None
+State = Array | tuple[Any, ...] | None
 
 
 @dataclass(slots=True)

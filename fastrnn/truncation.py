@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -202,7 +203,7 @@ class TruncatedBPTT:
             edges = sorted({0, total - kept, total})
         state = run.state
         tapes, bounds, context = [], [], None
-        for a, b in zip(edges, edges[1:], strict=False):
+        for a, b in pairwise(edges):
             part = slice(a, b)
             if kept and a == total - kept:
                 context = _part(run, slice(a, total), state)
@@ -240,7 +241,7 @@ def _backward(
         # The context's losses have counted before: their gradient here is zero.
         d_output = np.concatenate((np.zeros((context, *output.shape[1:]), output.dtype), found))
     d_state = None
-    inputs = []
+    inputs: list[Array | None] = []
     total: Gradients | None = None
     for tape, part in zip(reversed(tapes), reversed(bounds), strict=True):
         gradients = tape.backward(None if d_output is None else d_output[part], d_state)
@@ -267,7 +268,7 @@ def _add(a: Any, b: Any) -> Any:
 
 def _cut(lengths: Array, part: slice) -> Array:
     """Lengths of the rows of a part of the sequence."""
-    return np.clip(lengths - part.start, 0, part.stop - part.start)
+    return np.asarray(np.clip(lengths - part.start, 0, part.stop - part.start))
 
 
 def _extend(old: _Context | None, new: _Context) -> _Context:

@@ -82,7 +82,9 @@ def number(
     )
     if not inside or not math.isfinite(found):
         left, right = "(" if open_low else "[", ")" if open_high else "]"
-        raise ValueError(f"{name}: expected a number in {left}{low:g}, {high:g}{right}, got {found}")
+        raise ValueError(
+            f"{name}: expected a number in {left}{low:g}, {high:g}{right}, got {found}"
+        )
     return found
 
 
@@ -135,9 +137,7 @@ def floating(name: str, value: object, expected: np.dtype[Any] | None = None) ->
     if kind not in (FLOAT32, FLOAT64):
         raise TypeError(f"{name}: expected an array of float32 or float64, got {found.dtype}")
     if expected is not None and kind != expected:
-        raise TypeError(
-            f"{name}: expected {expected} like the rest of the call, got {found.dtype}"
-        )
+        raise TypeError(f"{name}: expected {expected} like the rest of the call, got {found.dtype}")
     return np.require(found, kind, ["C", "A"])
 
 
@@ -161,7 +161,9 @@ def indices(name: str, value: object, size: int) -> Array:
 
 def _as_array(name: str, value: object) -> Array:
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected a plain array, got a masked array (its mask would be lost)")
+        raise TypeError(
+            f"{name}: expected a plain array, got a masked array (its mask would be lost)"
+        )
     if value is None:
         raise TypeError(f"{name}: expected an array, got None")
     try:
@@ -243,11 +245,15 @@ def mapping(name: str, value: object, expected: Mapping[str, Array]) -> dict[str
     missing = [key for key in expected if key not in value]
     unknown = [str(key) for key in value if key not in expected]
     if missing or unknown:
-        wrong = [f"{words} {', '.join(keys)}" for words, keys in
-                 (("missing", missing), ("unknown", unknown)) if keys]
+        wrong = [
+            f"{words} {', '.join(keys)}"
+            for words, keys in (("missing", missing), ("unknown", unknown))
+            if keys
+        ]
         raise ValueError(f"{name}: expected {', '.join(expected)}; {'; '.join(wrong)}")
     return {
-        key: shape(f"{name}[{key!r}]", floating(f"{name}[{key!r}]", value[key], array.dtype),
-                   *array.shape)
+        key: shape(
+            f"{name}[{key!r}]", floating(f"{name}[{key!r}]", value[key], array.dtype), *array.shape
+        )
         for key, array in expected.items()
     }

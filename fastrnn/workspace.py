@@ -39,7 +39,7 @@ class Call:
     x: Array  # (T, B, I); zero where t >= lengths[b]
     weights: Weights
     state: State  # h0 (B, R), lstm: and c0 (B, H)
-    reset_state: State | None  # like state: what a reset row's state becomes; None stands for zeros
+    reset_state: State  # like state: what the state of a reset row becomes
     lengths: Array | None  # (B,) int64
     reset: Array | None  # (T, B) bool
     reverse: bool  # process t = T-1 ... 0
@@ -47,7 +47,7 @@ class Call:
     @property
     def hidden_size(self) -> int:
         """H."""
-        return self.weights.hh.shape[0] // len(self.cell.gates)
+        return len(self.weights.hh) // len(self.cell.gates)
 
     @property
     def steps(self) -> range:
@@ -72,7 +72,7 @@ class Forward:
 
 @dataclass(slots=True)
 class Backward:
-    """What a backward pass writes: the gradients. (It may also overwrite Forward.records.)"""
+    """What a backward pass writes: the gradients; it may also overwrite Forward.records."""
 
     x: Array  # (T, B, I)
     weights: Weights
