@@ -227,15 +227,19 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
 
 def input_product(call: Call) -> Array:
     """Return W_ih x + b_ih of the whole window, (T, B, G*H)."""
-    a = call.x @ call.weights.ih.T
-    return a if call.weights.b_ih is None else a + call.weights.b_ih
+    T, B, I = call.x.shape
+    a = call.x.reshape(T * B, I) @ call.weights.ih.T
+    if call.weights.b_ih is not None:
+        a += call.weights.b_ih
+    return a.reshape(T, B, -1)
 
 
 def input_gradients(call: Call, d_a: Array, ws: Backward) -> None:
     """Fill the gradients on the input's side from those of the pre-activations, (T, B, G*H)."""
-    np.matmul(d_a, call.weights.ih, out=ws.x)
-    rows = d_a.reshape(-1, d_a.shape[2])
-    np.matmul(rows.T, call.x.reshape(len(rows), -1), out=ws.weights.ih)
+    T, B, I = call.x.shape
+    rows = d_a.reshape(T * B, -1)
+    np.matmul(rows, call.weights.ih, out=ws.x.reshape(T * B, I))
+    np.matmul(rows.T, call.x.reshape(T * B, I), out=ws.weights.ih)
     if ws.weights.b_ih is not None:
         rows.sum(axis=0, out=ws.weights.b_ih)
 

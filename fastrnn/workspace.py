@@ -87,6 +87,15 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.empty(shape, dtype)
 
 
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Allocate like `empty`, at a multiple of 64 bytes, a line of the cache."""
+    extra = 64 // dtype.itemsize
+    size = math.prod(shape)
+    flat = empty((size + extra,), dtype)
+    first = -flat.ctypes.data % 64 // dtype.itemsize
+    return flat[first : first + size].reshape(shape)
+
+
 def _like(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(empty(array.shape, array.dtype) for array in arrays)
 
