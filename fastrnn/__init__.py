@@ -2,13 +2,14 @@
 
 from . import functional
 from .cells import CELLS
-from .dispatch import info, set_num_threads
+from .dispatch import info
 from .feedforward import Embedding, Linear
 from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .losses import mean_squared_error, softmax, softmax_cross_entropy
 from .optim import SGD, Adam, AdamW, clip_by_global_norm, clip_by_value
 from .sequential import Sequential
 from .tape import Gradients, Tape
+from .threads import set_num_threads
 from .truncation import TruncatedBPTT
 
 __all__ = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -13,6 +12,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from . import validation
+from .threads import num_threads
 from .validation import Array
 from .workspace import Backward, Call, Forward, State
 
@@ -108,45 +108,6 @@ def select(backend: object, cell: str) -> Kernels:
     return _load(choose(backend, cell))
 
 
-_threads: int | None = None
-
-
-def set_num_threads(n: int) -> None:
-    """Set how many threads a compiled backend may use at most, at least 1.
-
-    The NumPy products of the numpy and numba backends run in NumPy's own BLAS, whose threads are
-    NumPy's affair (see the package threadpoolctl).
-    """
-    global _threads  # noqa: PLW0603 - one setting for the process, as in every BLAS
-    _threads = validation.positive("n", n)
-
-
-def num_threads() -> int:
-    """Return how many threads a compiled backend may use.
-
-    That is the number set, else ``FASTRNN_NUM_THREADS``, else the number of processors that this
-    process may run on.
-    """
-    if _threads is not None:
-        return _threads
-    if text := os.environ.get("FASTRNN_NUM_THREADS"):
-        try:
-            return validation.positive("FASTRNN_NUM_THREADS", int(text))
-        except ValueError:
-            raise ValueError(
-                f"FASTRNN_NUM_THREADS: expected a whole number of at least 1, got {text!r}"
-            ) from None
-    return _processors()
-
-
-@cache
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1
-
-
 def isa() -> str | None:
     """Name the instruction set that the C kernels use; None while they are not built."""
     if asked := os.environ.get("FASTRNN_ISA"):
@@ -179,4 +140,6 @@ def info() -> dict[str, Any]:
 @cache
 def version() -> str:
     """Version of the installed package."""
+    import importlib.metadata  # here, because it would take half of the time of `import fastrnn`
+
     return importlib.metadata.version("fastrnn")

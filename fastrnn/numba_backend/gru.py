@@ -10,73 +10,64 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, sequence
-from .product import add_product, pack
-from .sequence import BackwardFrame, ForwardFrame, clear, flat
+from .product import packed, product
+from .sequence import BackwardFrame, ForwardFrame, Packed, flat
 from .vectors import Lanes, Vec, pointwise
 
 
 class GRUForward(NamedTuple):
-    """Flat arrays of a forward pass."""
+    """Flat arrays of a forward pass; the frame's gates become the activated ones, (T, B, 3, H)."""
 
     frame: ForwardFrame
     reset_after: bool
     keep: int  # 1 if hidden_n keeps every step, 0 if it is one step's scratch
-    gates: Array  # (T, B, 3, H): W_ih x, then the activated gates
     hidden_n: Array  # (T or 1, B, H): W_hn h + b_hn, or W_hn (r h) + b_hn
     rh: Array  # (B, H): r h, scratch of the reset before the product
-    bias: Array  # (4, H): b_r, b_z (input's and hidden side's), b_in, b_hn
-    w_rz: Array  # packed (H, 2H), from state to pre-activations
-    w_n: Array  # packed (H, H)
+    b_hn: Array  # (H,)
+    w_rz: Packed  # (H, 2H), from state to pre-activations
+    w_n: Packed  # (H, H)
 
 
 class GRUBackward(NamedTuple):
-    """Flat arrays of a backward pass."""
+    """Flat arrays of a backward pass; the frame's d_a starts as the activated gates."""
 
     frame: BackwardFrame
     reset_after: bool
-    gates: Array  # (T, B, 3, H): the activated gates, then the gradients of the pre-activations
     hidden_n: Array  # (T, B, H): as recorded, then (reset after) its gradient
     h: Array  # (T, B, H): the state that each step consumed
     d_rh: Array  # (B, H): scratch
-    w_rz: Array  # packed (2H, H), from pre-activations to state
-    w_n: Array  # packed (H, H)
+    w_rz: Packed  # (2H, H), from pre-activations to state
+    w_n: Packed  # (H, H)
 
 
 def _update(L: Lanes, z: Vec, n: Vec, h: Vec) -> Vec:
     return L.fma(z, h, (1.0 - z) * n)
 
 
-@pointwise("r z n hn b_r b_z b_in b_hn h", "r z n hn h_new")
-def row_after(
-    L: Lanes, r: Vec, z: Vec, n: Vec, hn: Vec, b_r: Vec, b_z: Vec, b_in: Vec, b_hn: Vec, h: Vec
-) -> tuple[Vec, ...]:
+@pointwise("r z n hn h", "r z n h_new")
+def gates_after(L: Lanes, r: Vec, z: Vec, n: Vec, hn: Vec, h: Vec) -> tuple[Vec, ...]:
     """One row forward, reset after the product."""
-    r = activations.sigmoid(L, r + b_r)
-    z = activations.sigmoid(L, z + b_z)
-    hn = hn + b_hn
-    n = activations.tanh(L, L.fma(r, hn, n + b_in))
-    return r, z, n, hn, _update(L, z, n, h)
+    r, z = activations.sigmoid(L, r), activations.sigmoid(L, z)
+    n = activations.tanh(L, L.fma(r, hn, n))
+    return r, z, n, _update(L, z, n, h)
 
 
-@pointwise("r z b_r b_z h", "r z rh")
-def row_before_gates(L: Lanes, r: Vec, z: Vec, b_r: Vec, b_z: Vec, h: Vec) -> tuple[Vec, ...]:
+@pointwise("r z h", "r z rh")
+def gates_before(L: Lanes, r: Vec, z: Vec, h: Vec) -> tuple[Vec, ...]:
     """One row forward, reset before the product: what comes before it."""
-    r = activations.sigmoid(L, r + b_r)
-    return r, activations.sigmoid(L, z + b_z), r * h
+    r = activations.sigmoid(L, r)
+    return r, activations.sigmoid(L, z), r * h
 
 
-@pointwise("z n hn b_in b_hn h", "n hn h_new")
-def row_before_update(
-    L: Lanes, z: Vec, n: Vec, hn: Vec, b_in: Vec, b_hn: Vec, h: Vec
-) -> tuple[Vec, ...]:
+@pointwise("z n hn h", "n h_new")
+def update_before(L: Lanes, z: Vec, n: Vec, hn: Vec, h: Vec) -> tuple[Vec, ...]:
     """One row forward, reset before the product: what comes after it."""
-    hn = hn + b_hn
-    n = activations.tanh(L, n + b_in + hn)
-    return n, hn, _update(L, z, n, h)
+    n = activations.tanh(L, n + hn)
+    return n, _update(L, z, n, h)
 
 
 @pointwise("r z n hn h d_h", "r z n hn d_consumed")
-def row_after_backward(
+def gates_after_backward(
     L: Lanes, r: Vec, z: Vec, n: Vec, hn: Vec, h: Vec, d_h: Vec
 ) -> tuple[Vec, ...]:
     """One row backward, reset after the product: gates and hn become their gradients."""
@@ -86,77 +77,71 @@ def row_after_backward(
 
 
 @pointwise("z n h d_h", "z n d_consumed")
-def row_before_update_backward(L: Lanes, z: Vec, n: Vec, h: Vec, d_h: Vec) -> tuple[Vec, ...]:
+def update_before_backward(L: Lanes, z: Vec, n: Vec, h: Vec, d_h: Vec) -> tuple[Vec, ...]:
     """One row backward, reset before the product: what came after it."""
     return d_h * (h - n) * z * (1.0 - z), d_h * (1.0 - z) * (1.0 - n * n), d_h * z
 
 
 @pointwise("r h d_rh d_consumed", "r d_consumed")
-def row_before_gates_backward(
+def gates_before_backward(
     L: Lanes, r: Vec, h: Vec, d_rh: Vec, d_consumed: Vec
 ) -> tuple[Vec, ...]:
     """One row backward, reset before the product: what came before it."""
     return d_rh * h * r * (1.0 - r), L.fma(d_rh, r, d_consumed)
 
 
-def gru_step(ws: Any, t: Any) -> Any:
+def gru_step(ws: Any, t: Any, b: Any, rows: Any) -> Any:
     """One step forward."""
     f = ws.frame
     H = f.widths[0]
-    B, g, bias, h = f.B, ws.gates, ws.bias, f.states[0]
-    start, hidden = t * B * 3 * H, t * B * H * ws.keep
-    add_product(h, 0, H, ws.w_rz, 0, g, start, 3 * H, B, H, 2 * H)
-    clear((ws.hidden_n,), (hidden,), B * H)
+    g, h, start = f.gates, f.states[0], t * f.B * 3 * H
+    pre = (g, start + b * 3 * H, 3 * H)
+    state = (h, b * H, H, 1)
+    hidden = t * f.B * H * ws.keep
+    out = (ws.hidden_n, hidden + b * H, H)
+    product(pre, state, ws.w_rz, pre, rows, H, 2 * H)
     if ws.reset_after:
-        add_product(h, 0, H, ws.w_n, 0, ws.hidden_n, hidden, H, B, H, H)
-        for b in range(B):
-            q, s, r = start + b * 3 * H, hidden + b * H, b * H
-            row_after(
-                (g, g, g, ws.hidden_n, bias, bias, bias, bias, h, f.new[0]),
-                (q, q + H, q + 2 * H, s, 0, H, 2 * H, 3 * H, r, r),
-                H,
-            )
+        product((ws.b_hn, 0, 0), state, ws.w_n, out, rows, H, H)
+        for row in range(b, b + rows):
+            q, s, r = start + row * 3 * H, hidden + row * H, row * H
+            gates_after((g, g, g, ws.hidden_n, h, f.new[0]), (q, q + H, q + 2 * H, s, r, r), H)
     else:
-        for b in range(B):
-            q, r = start + b * 3 * H, b * H
-            row_before_gates((g, g, bias, bias, h, ws.rh), (q, q + H, 0, H, r, r), H)
-        add_product(ws.rh, 0, H, ws.w_n, 0, ws.hidden_n, hidden, H, B, H, H)
-        for b in range(B):
-            q, s, r = start + b * 3 * H, hidden + b * H, b * H
-            row_before_update(
-                (g, g, ws.hidden_n, bias, bias, h, f.new[0]),
-                (q + H, q + 2 * H, s, 2 * H, 3 * H, r, r),
-                H,
-            )
+        for row in range(b, b + rows):
+            q, r = start + row * 3 * H, row * H
+            gates_before((g, g, h, ws.rh), (q, q + H, r, r), H)
+        product((ws.b_hn, 0, 0), (ws.rh, b * H, H, 1), ws.w_n, out, rows, H, H)
+        for row in range(b, b + rows):
+            q, s, r = start + row * 3 * H, hidden + row * H, row * H
+            update_before((g, g, ws.hidden_n, h, f.new[0]), (q + H, q + 2 * H, s, r, r), H)
 
 
-def gru_step_backward(ws: Any, t: Any) -> Any:
+def gru_step_backward(ws: Any, t: Any, b: Any, rows: Any) -> Any:
     """One step backward."""
     f = ws.frame
     H = f.widths[0]
-    B, g, d_h, d_consumed = f.B, ws.gates, f.d_new[0], f.d_consumed[0]
-    start, hidden = t * B * 3 * H, t * B * H
+    g, d_h, d_consumed = f.d_a, f.d_new[0], f.d_consumed[0]
+    start, hidden = t * f.B * 3 * H, t * f.B * H
+    out = (d_consumed, b * H, H)
+    first = start + b * 3 * H
     if ws.reset_after:
-        for b in range(B):
-            q, s, r = start + b * 3 * H, hidden + b * H, b * H
-            row_after_backward(
+        for row in range(b, b + rows):
+            q, s, r = start + row * 3 * H, hidden + row * H, row * H
+            gates_after_backward(
                 (g, g, g, ws.hidden_n, ws.h, d_h, d_consumed),
                 (q, q + H, q + 2 * H, s, s, r, r),
                 H,
             )
-        add_product(ws.hidden_n, hidden, H, ws.w_n, 0, d_consumed, 0, H, B, H, H)
+        product(out, (ws.hidden_n, hidden + b * H, H, 1), ws.w_n, out, rows, H, H)
     else:
-        for b in range(B):
-            q, s, r = start + b * 3 * H, hidden + b * H, b * H
-            row_before_update_backward(
-                (g, g, ws.h, d_h, d_consumed), (q + H, q + 2 * H, s, r, r), H
-            )
-        clear((ws.d_rh,), (0,), B * H)
-        add_product(g, start + 2 * H, 3 * H, ws.w_n, 0, ws.d_rh, 0, H, B, H, H)
-        for b in range(B):
-            q, s, r = start + b * 3 * H, hidden + b * H, b * H
-            row_before_gates_backward((g, ws.h, ws.d_rh, d_consumed), (q, s, r, r), H)
-    add_product(g, start, 3 * H, ws.w_rz, 0, d_consumed, 0, H, B, 2 * H, H)
+        for row in range(b, b + rows):
+            q, s, r = start + row * 3 * H, hidden + row * H, row * H
+            update_before_backward((g, g, ws.h, d_h, d_consumed), (q + H, q + 2 * H, s, r, r), H)
+        d_rh = (ws.d_rh, b * H, H)
+        product((f.zeros, 0, 0), (g, first + 2 * H, 3 * H, 1), ws.w_n, d_rh, rows, H, H)
+        for row in range(b, b + rows):
+            q, s, r = start + row * 3 * H, hidden + row * H, row * H
+            gates_before_backward((g, ws.h, ws.d_rh, d_consumed), (q, s, r, r), H)
+    product(out, (g, first, 3 * H, 1), ws.w_rz, out, rows, 2 * H, H)
 
 
 sequence.steps_of(GRUForward, sequence.step, gru_step)
@@ -168,22 +153,20 @@ def forward(call: Call, ws: Forward) -> None:
     T, B, _ = call.x.shape
     w, H, dtype, record = call.weights, call.hidden_size, call.x.dtype, bool(ws.records)
     gates = ws.records["gates"] if record else empty((T, B, 3, H), dtype)
-    sequence.input_product(call, gates)
-    bias = np.zeros((4, H), dtype)
-    if w.b_ih is not None and w.b_hh is not None:
-        bias[:3] = w.b_ih.reshape(3, H)
-        bias[:2] += w.b_hh.reshape(3, H)[:2]
-        bias[3] = w.b_hh[2 * H :]
+    bias = sequence.summed_bias(call)
+    b_hn = np.zeros(H, dtype)
+    if w.b_ih is not None and w.b_hh is not None:  # those of n stay apart: r comes in between
+        bias[2 * H :] = w.b_ih[2 * H :]
+        b_hn = w.b_hh[2 * H :]
     arrays = GRUForward(
-        frame=sequence.forward_frame(call, ws),
+        frame=sequence.forward_frame(call, ws, gates, bias),
         reset_after=call.options["reset_after"],
         keep=int(record),
-        gates=flat(gates),
         hidden_n=flat(ws.records["hidden_n"] if record else empty((B, H), dtype)),
         rh=empty((B * H,), dtype),
-        bias=flat(bias),
-        w_rz=pack(w.hh[: 2 * H].T),
-        w_n=pack(w.hh[2 * H :].T),
+        b_hn=flat(b_hn),
+        w_rz=packed(w.hh[: 2 * H].T),
+        w_n=packed(w.hh[2 * H :].T),
     )
     sequence.run(sequence.forward, arrays, call)
 
@@ -196,21 +179,19 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     gates, hidden_n = tape.records["gates"], tape.records["hidden_n"]
     operand_n = h if after else gates[:, :, 0] * h  # before the gates are overwritten
     arrays = GRUBackward(
-        frame=sequence.backward_frame(call, d_output, d_state, ws),
+        frame=sequence.backward_frame(call, d_output, d_state, gates, ws),
         reset_after=after,
-        gates=flat(gates),
         hidden_n=flat(hidden_n),
         h=flat(h),
         d_rh=empty((call.x.shape[1] * H,), dtype),
-        w_rz=pack(w.hh[: 2 * H]),
-        w_n=pack(w.hh[2 * H :]),
+        w_rz=packed(w.hh[: 2 * H]),
+        w_n=packed(w.hh[2 * H :]),
     )
     sequence.run(sequence.backward, arrays, call)
-    d_a = gates.reshape(*gates.shape[:2], 3 * H)
-    reference.input_gradients(call, d_a, ws)
-    sequence.product_gradient(d_a[..., : 2 * H], h, ws.weights.hh[: 2 * H])
-    d_hidden_n = hidden_n if after else d_a[..., 2 * H :]
-    sequence.product_gradient(d_hidden_n, operand_n, ws.weights.hh[2 * H :])
-    sequence.same_bias_gradient(ws)
-    if after and ws.weights.b_hh is not None:
-        hidden_n.reshape(-1, H).sum(axis=0, out=ws.weights.b_hh[2 * H :])
+    d_a = flat(gates)
+    d_n = (flat(hidden_n), 0, H) if after else (d_a, 2 * H, 3 * H)
+    grads = ws.weights
+    b_rz, b_n = (None, None) if grads.b_hh is None else (grads.b_hh[: 2 * H], grads.b_hh[2 * H :])
+    sequence.weight_gradient((d_a, 0, 3 * H), call.x, grads.ih, grads.b_ih)
+    sequence.weight_gradient((d_a, 0, 3 * H), h, grads.hh[: 2 * H], b_rz)
+    sequence.weight_gradient(d_n, operand_n, grads.hh[2 * H :], b_n)

@@ -10,52 +10,46 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, sequence
-from .product import add_product, pack
-from .sequence import BackwardFrame, ForwardFrame, clear, copy, flat
+from .product import packed, product
+from .sequence import BackwardFrame, ForwardFrame, Packed, copy, flat
 from .vectors import Lanes, Vec, pointwise
 
 
 class LSTMForward(NamedTuple):
-    """Flat arrays of a forward pass."""
+    """Flat arrays of a forward pass; the frame's gates become the activated ones, (T, B, 4, H)."""
 
     frame: ForwardFrame
     projects: bool
-    gates: Array  # (T, B, 4, H): W_ih x, then the activated gates
-    bias: Array  # (4, H): b_ih + b_hh
     hidden: Array  # (B, H): o tanh(c'); without a projection the frame's new hidden state itself
-    w_hh: Array  # packed (R, 4H), from state to pre-activations
-    w_hr: Array  # packed (H, P), or empty
+    zeros: Array  # (P,), or empty
+    w_hh: Packed  # (R, 4H), from state to pre-activations
+    w_hr: Packed  # (H, P), read if it projects
 
 
 class LSTMBackward(NamedTuple):
-    """Flat arrays of a backward pass."""
+    """Flat arrays of a backward pass; the frame's d_a starts as the activated gates."""
 
     frame: BackwardFrame
     projects: bool
-    gates: Array  # (T, B, 4, H): the activated gates, then the gradients of the pre-activations
     c: Array  # (T, B, H): after each step
     c_consumed: Array  # (T, B, H): before it
     d_projected: Array  # (T, B, P): gradient of the projection, or empty
     d_hidden: Array  # (B, H): of o tanh(c'); without a projection the frame's new hidden state's
-    w_hh: Array  # packed (4H, R), from pre-activations to state
-    w_hr: Array  # packed (P, H), or empty
+    w_hh: Packed  # (4H, R), from pre-activations to state
+    w_hr: Packed  # (P, H), read if it projects
 
 
-@pointwise("i f g o b_i b_f b_g b_o c", "i f g o c_new h")
-def row_forward(
-    L: Lanes, i: Vec, f: Vec, g: Vec, o: Vec, b_i: Vec, b_f: Vec, b_g: Vec, b_o: Vec, c: Vec
-) -> tuple[Vec, ...]:
+@pointwise("i f g o c", "i f g o c_new h")
+def gates_forward(L: Lanes, i: Vec, f: Vec, g: Vec, o: Vec, c: Vec) -> tuple[Vec, ...]:
     """One row forward."""
-    i = activations.sigmoid(L, i + b_i)
-    f = activations.sigmoid(L, f + b_f)
-    g = activations.tanh(L, g + b_g)
-    o = activations.sigmoid(L, o + b_o)
+    i, f = activations.sigmoid(L, i), activations.sigmoid(L, f)
+    g, o = activations.tanh(L, g), activations.sigmoid(L, o)
     c = L.fma(f, c, i * g)
     return i, f, g, o, c, o * activations.tanh(L, c)
 
 
 @pointwise("i f g o c_consumed c d_h d_c", "i f g o d_c_consumed")
-def row_backward(
+def gates_backward(
     L: Lanes, i: Vec, f: Vec, g: Vec, o: Vec, c_consumed: Vec, c: Vec, d_h: Vec, d_c: Vec
 ) -> tuple[Vec, ...]:
     """One row backward: the gates become the gradients of their pre-activations."""
@@ -70,42 +64,43 @@ def row_backward(
     )
 
 
-def lstm_step(ws: Any, t: Any) -> Any:
+def lstm_step(ws: Any, t: Any, b: Any, rows: Any) -> Any:
     """One step forward."""
     f = ws.frame
     R, H = f.widths
-    g = ws.gates
-    add_product(f.states[0], 0, R, ws.w_hh, 0, g, t * f.B * 4 * H, 4 * H, f.B, R, 4 * H)
-    for b in range(f.B):
-        q, r = (t * f.B + b) * 4 * H, b * H
-        row_forward(
-            (g, g, g, g, ws.bias, ws.bias, ws.bias, ws.bias, f.states[1], f.new[1], ws.hidden),
-            (q, q + H, q + 2 * H, q + 3 * H, 0, H, 2 * H, 3 * H, r, r, r),
+    g = f.gates
+    pre = (g, (t * f.B + b) * 4 * H, 4 * H)
+    product(pre, (f.states[0], b * R, R, 1), ws.w_hh, pre, rows, R, 4 * H)
+    for row in range(b, b + rows):
+        q, r = (t * f.B + row) * 4 * H, row * H
+        gates_forward(
+            (g, g, g, g, f.states[1], f.new[1], ws.hidden),
+            (q, q + H, q + 2 * H, q + 3 * H, r, r, r),
             H,
         )
     if ws.projects:
-        clear((f.new[0],), (0,), f.B * R)
-        add_product(ws.hidden, 0, H, ws.w_hr, 0, f.new[0], 0, R, f.B, H, R)
+        out = (f.new[0], b * R, R)
+        product((ws.zeros, 0, 0), (ws.hidden, b * H, H, 1), ws.w_hr, out, rows, H, R)
 
 
-def lstm_step_backward(ws: Any, t: Any) -> Any:
+def lstm_step_backward(ws: Any, t: Any, b: Any, rows: Any) -> Any:
     """One step backward."""
     f = ws.frame
     R, H = f.widths
-    g = ws.gates
+    g = f.d_a
     if ws.projects:
-        copy((f.d_new[0], ws.d_projected), (0, t * f.B * R), f.B * R)
-        clear((ws.d_hidden,), (0,), f.B * H)
-        add_product(f.d_new[0], 0, R, ws.w_hr, 0, ws.d_hidden, 0, H, f.B, R, H)
-    for b in range(f.B):
-        q, s, r = (t * f.B + b) * 4 * H, (t * f.B + b) * H, b * H
-        row_backward(
+        copy((f.d_new[0], ws.d_projected), (b * R, (t * f.B + b) * R), rows * R)
+        out = (ws.d_hidden, b * H, H)
+        product((f.zeros, 0, 0), (f.d_new[0], b * R, R, 1), ws.w_hr, out, rows, R, H)
+    for row in range(b, b + rows):
+        q, s, r = (t * f.B + row) * 4 * H, (t * f.B + row) * H, row * H
+        gates_backward(
             (g, g, g, g, ws.c_consumed, ws.c, ws.d_hidden, f.d_new[1], f.d_consumed[1]),
             (q, q + H, q + 2 * H, q + 3 * H, s, s, r, r, r),
             H,
         )
-    clear((f.d_consumed[0],), (0,), f.B * R)
-    add_product(g, t * f.B * 4 * H, 4 * H, ws.w_hh, 0, f.d_consumed[0], 0, R, f.B, 4 * H, R)
+    pre, out = (g, (t * f.B + b) * 4 * H, 4 * H, 1), (f.d_consumed[0], b * R, R)
+    product((f.zeros, 0, 0), pre, ws.w_hh, out, rows, 4 * H, R)
 
 
 sequence.steps_of(LSTMForward, sequence.step, lstm_step)
@@ -117,16 +112,14 @@ def forward(call: Call, ws: Forward) -> None:
     T, B, _ = call.x.shape
     H, hr, dtype = call.hidden_size, call.weights.hr, call.x.dtype
     gates = ws.records["gates"] if ws.records else empty((T, B, 4, H), dtype)
-    sequence.input_product(call, gates)
-    frame = sequence.forward_frame(call, ws)
+    frame = sequence.forward_frame(call, ws, gates, sequence.summed_bias(call))
     arrays = LSTMForward(
         frame=frame,
         projects=hr is not None,
-        gates=flat(gates),
-        bias=sequence.summed_bias(call),
         hidden=frame.new[0] if hr is None else empty((B * H,), dtype),
-        w_hh=pack(call.weights.hh.T),
-        w_hr=empty((0,), dtype) if hr is None else pack(hr.T),
+        zeros=np.zeros(0 if hr is None else len(hr), dtype),
+        w_hh=packed(call.weights.hh.T),
+        w_hr=frame.w_ih if hr is None else packed(hr.T),
     )
     sequence.run(sequence.forward, arrays, call)
 
@@ -141,22 +134,19 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     if hr is not None:
         hidden = gates[:, :, 3] * np.tanh(cells)  # before the gates are overwritten
         d_projected = empty(tape.output.shape, dtype)
-    frame = sequence.backward_frame(call, d_output, d_state, ws)
+    frame = sequence.backward_frame(call, d_output, d_state, gates, ws)
     arrays = LSTMBackward(
         frame=frame,
         projects=hr is not None,
-        gates=flat(gates),
         c=flat(cells),
         c_consumed=flat(c),
         d_projected=flat(d_projected),
         d_hidden=frame.d_new[0] if hr is None else empty((B * H,), dtype),
-        w_hh=pack(call.weights.hh),
-        w_hr=empty((0,), dtype) if hr is None else pack(hr),
+        w_hh=packed(call.weights.hh),
+        w_hr=frame.w_ih if hr is None else packed(hr),
     )
     sequence.run(sequence.backward, arrays, call)
-    d_a = gates.reshape(*gates.shape[:2], 4 * H)
-    reference.input_gradients(call, d_a, ws)
-    sequence.product_gradient(d_a, h, ws.weights.hh)
-    sequence.same_bias_gradient(ws)
+    sequence.weight_gradients(call, gates, h, ws)
     if hidden is not None and ws.weights.hr is not None:
-        sequence.product_gradient(d_projected, hidden, ws.weights.hr)
+        columns = (flat(d_projected), 0, len(ws.weights.hr))
+        sequence.weight_gradient(columns, hidden, ws.weights.hr, None)

@@ -1,19 +1,20 @@
-"""out += a @ w with the accumulators in registers.
+"""out = start + a @ w with the accumulators in registers.
 
-Weights are packed into panels two vectors wide, k by k. A tile holds some rows times some panels of
-`out` and runs through all k: every element is one chain of fused multiply-adds in ascending k,
-whatever the tile it falls into. Rows go 8 at a time on AVX-512 (16 accumulators of 32 registers),
-else 4 (8 of 16); the last ones 2 and 1 at a time, over several panels, which hides the latency of
-the chains. Packing made up to 1.8 of row-major weights' speed, 64-byte alignment up to 1.3.
+A tile holds some rows times some panels (two vectors wide) of `out` and runs through all k: every
+element is one chain of fused multiply-adds in ascending k, from its start, whatever the tile it
+falls into. So no result depends on the size of the batch, on a row's place or on threads. Rows go 8
+at a time on AVX-512 (16 accumulators of 32 registers), else 4 (8 of 16); the last ones 2 and 1 at a
+time, over several panels, which hides the latency of the chains. Packing the weights panel by panel
+made up to 1.8 of the speed with row-major ones, alignment to 64 bytes up to 1.3.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..validation import Array
@@ -26,63 +27,48 @@ PANEL_BYTES = 2 * BYTES
 BLOCK = 256  # k's that a tile runs through at once, so that a panel stays in the L1 cache
 
 
-def pack(w: Array) -> Array:
-    """Pack weights (K, N) into panels, flat: (ceil(N / panel), K, panel), zero beyond N."""
-    K, N = w.shape
-    panel = PANEL_BYTES // w.itemsize
-    whole, rest = divmod(N, panel)
-    packed = aligned((whole + bool(rest), K, panel), w.dtype)
-    body = w[:, : whole * panel].reshape(K, whole, panel)
-    packed[:whole] = body.swapaxes(0, 1)
-    if rest:
-        packed[whole, :, :rest] = w[:, whole * panel :]
-        packed[whole, :, rest:] = 0
-    return packed.reshape(-1)
-
-
 def _tile(rows: int, panels: int, *, masked: bool = False) -> Any:
-    """Make the product of one register tile; if `masked`, only `columns` columns of it exist."""
+    """Make the product of one register tile; if `masked`, only `columns` columns of it exist.
+
+    It takes the four matrices of `product`, their first elements moved to the tile.
+    """
 
     @intrinsic
-    def tile(
-        typing_context: Any,
-        a: Any,  # flat array, its first element, elements from row to row
-        a_first: Any,
-        a_row: Any,
-        w: Any,  # packed weights, first element, elements from panel to panel
-        w_first: Any,
-        w_panel: Any,
-        out: Any,  # like a
-        out_first: Any,
-        out_row: Any,
-        K: Any,
-        columns: Any,
-    ) -> Any:
-        i = types.intp
-        signature = types.void(a, i, i, w, i, i, out, i, i, i, i)
+    def tile(typing_context: Any, matrices: Any, K: Any, columns: Any) -> Any:
+        signature = types.void(matrices, types.intp, types.intp)
 
         def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-            a, a_first, a_row, w, w_first, w_panel, out, out_first, out_row, K, columns = arguments
-            L = Lanes(b, signature.args[0].dtype)
+            L = Lanes(b, matrices[0][0].dtype)
+            packed, K, columns = arguments
             vectors = range(2 * panels)
-
-            def place(k: int, array: Any, first: Any) -> Any:
-                return shifted(b, data(context, b, signature.args[k], array), first, L.size)
-
-            a, w, out = place(0, a, a_first), place(3, w, w_first), place(6, out, out_first)
             masks = [L.mask(columns, v * L.width) if masked else None for v in vectors]
-            a_rows = [shifted(b, a, b.mul(a_row, integer(r)), L.size) for r in range(rows)]
-            w_panels = [shifted(b, w, b.mul(w_panel, integer(p)), L.size) for p in range(panels)]
-            targets = [
-                [
-                    b.gep(shifted(b, out, b.mul(out_row, integer(r)), L.size), [integer(v * BYTES)])
-                    for v in vectors
+
+            def unpack(k: int) -> tuple[Any, list[Any]]:
+                """Return the address of a matrix's first element, and its steps in elements."""
+                values = cgutils.unpack_tuple(b, b.extract_value(packed, k))
+                address = data(context, b, matrices[k][0], values[0])
+                return shifted(b, address, values[1], L.size), values[2:]
+
+            def lines(address: Any, step: Any, count: int) -> list[Any]:
+                return [shifted(b, address, b.mul(step, integer(k)), L.size) for k in range(count)]
+
+            def places(address: Any, step: Any) -> list[list[Any]]:
+                return [
+                    [b.gep(line, [integer(v * BYTES)]) for v in vectors]
+                    for line in lines(address, step, rows)
                 ]
-                for r in range(rows)
+
+            start_first, (start_row,) = unpack(0)
+            a_first, (a_row, a_k) = unpack(1)
+            w_first, (w_k, w_panel) = unpack(2)
+            out_first, (out_row,) = unpack(3)
+            first = [
+                [L.load(place, mask) for place, mask in zip(row, masks, strict=True)]
+                for row in places(start_first, start_row)
             ]
-            starts = [
-                [L.load(p, mask) for p, mask in zip(row, masks, strict=True)] for row in targets
-            ]
+            a_lines = lines(a_first, a_row, rows)
+            w_lines = lines(w_first, w_panel, panels)
+            a_step, w_step = (b.mul(step, integer(L.size)) for step in (a_k, w_k))
 
             entry = b.block
             head, body, end = (b.append_basic_block(f"tile.{word}") for word in ("k", "fma", "end"))
@@ -90,32 +76,34 @@ def _tile(rows: int, panels: int, *, masked: bool = False) -> Any:
 
             b.position_at_end(head)
             k = b.phi(I64)
-            pointers = [b.phi(POINTER) for _ in w_panels]
+            elements = [b.phi(POINTER) for _ in a_lines]
+            weights = [b.phi(POINTER) for _ in w_lines]
             sums = [[b.phi(L.type) for _ in vectors] for _ in range(rows)]
             b.cbranch(b.icmp_signed("<", k, K), body, end)
 
             b.position_at_end(body)
-            weights = [
-                L.load(b.gep(pointer, [integer(v * BYTES)])) for pointer in pointers for v in (0, 1)
+            w_values = [
+                L.load(b.gep(weights[v // 2], [integer(v % 2 * BYTES)]), masks[v]) for v in vectors
             ]
             for r in range(rows):
-                element = b.bitcast(shifted(b, a_rows[r], k, L.size), L.element.as_pointer())
-                factor = Vec(L, L.spread(b.load(element)))
+                element = b.load(b.bitcast(elements[r], L.element.as_pointer()))
+                factor = Vec(L, L.spread(element))
                 for v in vectors:
-                    sums[r][v].add_incoming(starts[r][v].value, entry)
-                    total = L.fma(factor, weights[v], Vec(L, sums[r][v]))
+                    sums[r][v].add_incoming(first[r][v].value, entry)
+                    total = L.fma(factor, w_values[v], Vec(L, sums[r][v]))
                     sums[r][v].add_incoming(total.value, body)
             k.add_incoming(integer(0), entry)
             k.add_incoming(b.add(k, integer(1), flags=["nsw"]), body)
-            for pointer, first in zip(pointers, w_panels, strict=True):
-                pointer.add_incoming(first, entry)
-                pointer.add_incoming(b.gep(pointer, [integer(PANEL_BYTES)]), body)
+            for pointers, starts, step in ((elements, a_lines, a_step), (weights, w_lines, w_step)):
+                for pointer, line in zip(pointers, starts, strict=True):
+                    pointer.add_incoming(line, entry)
+                    pointer.add_incoming(b.gep(pointer, [step]), body)
             b.branch(head)
 
             b.position_at_end(end)
-            for r in range(rows):
+            for r, row in enumerate(places(out_first, out_row)):
                 for v in vectors:
-                    L.store(Vec(L, sums[r][v]), targets[r][v], masks[v])
+                    L.store(Vec(L, sums[r][v]), row[v], masks[v])
             return context.get_dummy_value()
 
         return signature, generate
@@ -132,59 +120,67 @@ one_by_rest = _tile(1, 1, masked=True)
 
 
 @jit
-def add_product(  # type: ignore[no-untyped-def]
-    a, a_first, a_row, w, w_first, out, out_first, out_row, B, K, N
-):
-    """Add a (B, K) @ w (K, N) to out (B, N); w is packed, a and out are flat, with row lengths."""
-    panel = PANEL_BYTES // a.itemsize
+def _at(start: Any, a: Any, w: Any, out: Any, r: int, k: int, p: int) -> Any:
+    """Move the first elements to row r, k, and panel p."""
+    j = p * (PANEL_BYTES // out[0].itemsize)
+    return (
+        (start[0], start[1] + r * start[2] + j, start[2]),
+        (a[0], a[1] + r * a[2] + k * a[3], a[2], a[3]),
+        (w[0], w[1] + k * w[2] + p * w[3], w[2], w[3]),
+        (out[0], out[1] + r * out[2] + j, out[2]),
+    )
+
+
+@jit
+def product(start: Any, a: Any, w: Any, out: Any, B: int, K: int, N: int) -> None:
+    """Write start (B, N) + a (B, K) @ w (K, N) to out (B, N), all sizes at least 1.
+
+    A matrix is a tuple of a flat array, its first element, and steps in elements: from row to row
+    for `start` (0: one row for all) and `out`, which may be the same matrix; from row to row and
+    from k to k for `a`; from k to k and from panel to panel for `w`.
+    """
+    panel = PANEL_BYTES // out[0].itemsize
     whole = N // panel
     rest = N - whole * panel
     tiled = B - B % ROWS
-    stride = K * panel
     for k in range(0, K, BLOCK):
         n = min(BLOCK, K - k)
-        w0 = w_first + k * panel
         for p in range(whole):
             for r in range(0, tiled, ROWS):
-                rows_by_panel(
-                    a, a_first + r * a_row + k, a_row, w, w0 + p * stride, stride,
-                    out, out_first + r * out_row + p * panel, out_row, n, 0,
-                )  # fmt: skip
+                rows_by_panel(_at(start, a, w, out, r, k, p), n, 0)
         if rest:
             for r in range(0, tiled, ROWS):
-                rows_by_rest(
-                    a, a_first + r * a_row + k, a_row, w, w0 + whole * stride, stride,
-                    out, out_first + r * out_row + whole * panel, out_row, n, rest,
-                )  # fmt: skip
+                rows_by_rest(_at(start, a, w, out, r, k, whole), n, rest)
         r = tiled
         while r < B:
-            count = 2 if r + 2 <= B else 1
-            a0 = a_first + r * a_row + k
-            out0 = out_first + r * out_row
             p = 0
-            if count == 2:
+            if r + 2 <= B:
+                count = 2
                 while p + 2 <= whole:
-                    two_by_two_panels(
-                        a, a0, a_row, w, w0 + p * stride, stride,
-                        out, out0 + p * panel, out_row, n, 0,
-                    )  # fmt: skip
+                    two_by_two_panels(_at(start, a, w, out, r, k, p), n, 0)
                     p += 2
             else:
+                count = 1
                 while p + 4 <= whole:
-                    one_by_four_panels(
-                        a, a0, a_row, w, w0 + p * stride, stride,
-                        out, out0 + p * panel, out_row, n, 0,
-                    )  # fmt: skip
+                    one_by_four_panels(_at(start, a, w, out, r, k, p), n, 0)
                     p += 4
-            for s in range(count):
+            for row in range(r, r + count):
                 for q in range(p, whole):
-                    one_by_panel(
-                        a, a0 + s * a_row, a_row, w, w0 + q * stride, stride,
-                        out, out0 + s * out_row + q * panel, out_row, n, 0,
-                    )  # fmt: skip
+                    one_by_panel(_at(start, a, w, out, row, k, q), n, 0)
                 if rest:
-                    one_by_rest(
-                        a, a0 + s * a_row, a_row, w, w0 + whole * stride, stride,
-                        out, out0 + s * out_row + whole * panel, out_row, n, rest,
-                    )  # fmt: skip
+                    one_by_rest(_at(start, a, w, out, row, k, whole), n, rest)
             r += count
+        start = out  # the next block goes on where this one has stopped
+
+
+def packed(w: Array) -> tuple[Array, int, int, int]:
+    """Pack weights (K, N) into panels, zero beyond N; return them as `product` takes them."""
+    K, N = w.shape
+    panel = PANEL_BYTES // w.itemsize
+    whole, rest = divmod(N, panel)
+    panels = aligned((whole + bool(rest), K, panel), w.dtype)
+    panels[:whole] = w[:, : whole * panel].reshape(K, whole, panel).swapaxes(0, 1)
+    if rest:
+        panels[whole, :, :rest] = w[:, whole * panel :]
+        panels[whole, :, rest:] = 0
+    return panels.reshape(-1), 0, panel, K * panel

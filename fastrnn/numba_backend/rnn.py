@@ -8,8 +8,8 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, sequence
-from .product import add_product, pack
-from .sequence import BackwardFrame, ForwardFrame, clear, flat
+from .product import packed, product
+from .sequence import BackwardFrame, ForwardFrame, Packed, flat
 from .vectors import Lanes, Vec, pointwise
 
 
@@ -18,9 +18,7 @@ class RNNForward(NamedTuple):
 
     frame: ForwardFrame
     relu: bool
-    a: Array  # (T, B, H): W_ih x; in the place of the output
-    bias: Array  # (H,): b_ih + b_hh
-    w_hh: Array  # packed (H, H), from state to pre-activation
+    w_hh: Packed  # (H, H), from state to pre-activation
 
 
 class RNNBackward(NamedTuple):
@@ -29,60 +27,57 @@ class RNNBackward(NamedTuple):
     frame: BackwardFrame
     relu: bool
     output: Array  # (T, B, H)
-    d_a: Array  # (T, B, H): gradient of the pre-activation
-    w_hh: Array  # packed (H, H), from pre-activation to state
+    w_hh: Packed  # (H, H), from pre-activation to state
 
 
-@pointwise("a bias", "h")
-def tanh_row(L: Lanes, a: Vec, bias: Vec) -> Vec:
-    """One row forward."""
-    return activations.tanh(L, a + bias)
+@pointwise("a", "h")
+def tanh_forward(L: Lanes, a: Vec) -> Vec:
+    """Elements forward."""
+    return activations.tanh(L, a)
 
 
-@pointwise("a bias", "h")
-def relu_row(L: Lanes, a: Vec, bias: Vec) -> Vec:
-    """One row forward."""
-    return activations.relu(L, a + bias)
+@pointwise("a", "h")
+def relu_forward(L: Lanes, a: Vec) -> Vec:
+    """Elements forward."""
+    return activations.relu(L, a)
 
 
 @pointwise("h d_h", "d_a")
-def tanh_row_backward(L: Lanes, h: Vec, d_h: Vec) -> Vec:
-    """One row backward."""
+def tanh_backward(L: Lanes, h: Vec, d_h: Vec) -> Vec:
+    """Elements backward."""
     return d_h * (1.0 - h * h)
 
 
 @pointwise("h d_h", "d_a")
-def relu_row_backward(L: Lanes, h: Vec, d_h: Vec) -> Vec:
-    """One row backward; the slope at 0 is 0."""
+def relu_backward(L: Lanes, h: Vec, d_h: Vec) -> Vec:
+    """Elements backward; the slope at 0 is 0."""
     return L.positive(h, d_h, 0.0)
 
 
-def rnn_step(ws: Any, t: Any) -> Any:
+def rnn_step(ws: Any, t: Any, b: Any, rows: Any) -> Any:
     """One step forward."""
     f = ws.frame
     H = f.widths[0]
-    place = t * f.B * H
-    add_product(f.states[0], 0, H, ws.w_hh, 0, ws.a, place, H, f.B, H, H)
-    for b in range(f.B):
-        row = b * H
-        if ws.relu:
-            relu_row((ws.a, ws.bias, f.new[0]), (place + row, 0, row), H)
-        else:
-            tanh_row((ws.a, ws.bias, f.new[0]), (place + row, 0, row), H)
+    a, h = (t * f.B + b) * H, b * H
+    pre = (f.gates, a, H)
+    product(pre, (f.states[0], h, H, 1), ws.w_hh, pre, rows, H, H)
+    if ws.relu:
+        relu_forward((f.gates, f.new[0]), (a, h), rows * H)
+    else:
+        tanh_forward((f.gates, f.new[0]), (a, h), rows * H)
 
 
-def rnn_step_backward(ws: Any, t: Any) -> Any:
+def rnn_step_backward(ws: Any, t: Any, b: Any, rows: Any) -> Any:
     """One step backward."""
     f = ws.frame
     H = f.widths[0]
-    place = t * f.B * H
-    n = f.B * H
+    a, h = (t * f.B + b) * H, b * H
     if ws.relu:
-        relu_row_backward((ws.output, f.d_new[0], ws.d_a), (place, 0, place), n)
+        relu_backward((ws.output, f.d_new[0], f.d_a), (a, h, a), rows * H)
     else:
-        tanh_row_backward((ws.output, f.d_new[0], ws.d_a), (place, 0, place), n)
-    clear((f.d_consumed[0],), (0,), n)
-    add_product(ws.d_a, place, H, ws.w_hh, 0, f.d_consumed[0], 0, H, f.B, H, H)
+        tanh_backward((ws.output, f.d_new[0], f.d_a), (a, h, a), rows * H)
+    out = (f.d_consumed[0], h, H)
+    product((f.zeros, 0, 0), (f.d_a, a, H, 1), ws.w_hh, out, rows, H, H)
 
 
 sequence.steps_of(RNNForward, sequence.step, rnn_step)
@@ -91,13 +86,10 @@ sequence.steps_of(RNNBackward, sequence.step_backward, rnn_step_backward)
 
 def forward(call: Call, ws: Forward) -> None:
     """Run one layer in one direction over a window and fill `ws`."""
-    sequence.input_product(call, ws.output)
     arrays = RNNForward(
-        frame=sequence.forward_frame(call, ws),
+        frame=sequence.forward_frame(call, ws, ws.output, sequence.summed_bias(call)),
         relu=call.options["nonlinearity"] == "relu",
-        a=flat(ws.output),
-        bias=sequence.summed_bias(call),
-        w_hh=pack(call.weights.hh.T),
+        w_hh=packed(call.weights.hh.T),
     )
     sequence.run(sequence.forward, arrays, call)
 
@@ -107,13 +99,10 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     (h,) = reference.consumed_states(call, tape)
     d_a = empty(tape.output.shape, call.x.dtype)
     arrays = RNNBackward(
-        frame=sequence.backward_frame(call, d_output, d_state, ws),
+        frame=sequence.backward_frame(call, d_output, d_state, d_a, ws),
         relu=call.options["nonlinearity"] == "relu",
         output=flat(tape.output),
-        d_a=flat(d_a),
-        w_hh=pack(call.weights.hh),
+        w_hh=packed(call.weights.hh),
     )
     sequence.run(sequence.backward, arrays, call)
-    reference.input_gradients(call, d_a, ws)
-    sequence.product_gradient(d_a, h, ws.weights.hh)
-    sequence.same_bias_gradient(ws)
+    sequence.weight_gradients(call, d_a, h, ws)
