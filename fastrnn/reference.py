@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .validation import Array
-from .workspace import Backward, Call, Forward, State, Weights
+from .workspace import Backward, Call, Forward, State, Weights, empty
 
 Records = dict[str, Array]
 
@@ -253,7 +253,7 @@ def consumed_states(call: Call, tape: Forward) -> State:
     sequences = (tape.output,) if tape.cells is None else (tape.output, tape.cells)
     result = []
     for sequence, initial, reset_state in zip(sequences, call.state, call.reset_state, strict=True):
-        before = np.empty_like(sequence)
+        before = empty(sequence.shape, sequence.dtype)
         if call.reverse:
             before[:-1], before[-1] = sequence[1:], initial
             if call.lengths is not None:

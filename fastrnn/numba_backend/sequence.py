@@ -16,11 +16,10 @@ from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from ._jit import OPTIONS, jit
 from .pool import parallel, ranges
-from .product import BLOCK, PANEL_BYTES, ROWS, packed, product
+from .product import ROWS, packed, product
 from .vectors import Lanes, Vec, pointwise
 
 Packed = tuple[Array, int, int, int]  # weights as `product` takes them
-Columns = tuple[Array, int, int]  # of a flat matrix: first element, and elements from row to row
 
 
 class ForwardFrame(NamedTuple):
@@ -210,34 +209,11 @@ def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
 
 
 @jit
-def _weight_gradient(d_product: Any, operand: Any, out: Any, zeros: Any, sizes: Any) -> None:
-    """Fill some rows of out (M, N) with the sum of d_product (K, M) times operand (K, N)."""
-    K, M, N = sizes
-    d, d_first, d_row = d_product
-    y, y_first = out
-    panel = PANEL_BYTES // operand.itemsize
-    # A tile walks down columns of d_product. Where these lie a power of two apart, all their lines
-    # of cache fall into one set: copied side by side first, (1024, 2048, 256) takes half the time.
-    columns = np.empty(ROWS * BLOCK, operand.dtype)
-    for k in range(0, K, BLOCK):
-        n = min(BLOCK, K - k)
-        for m in range(0, M, ROWS):
-            rows = min(ROWS, M - m)
-            for q in range(n):
-                copy((d, columns), (d_first + (k + q) * d_row + m, q * ROWS), rows)
-            w = (operand, k * N, N, panel)
-            place = (y, y_first + m * N, N)
-            start = place if k else (zeros, 0, 0)
-            product(start, (columns, 0, 1, ROWS), w, place, rows, n, N)
-
-
-@jit
-def _bias_gradient(d_product: Any, out: Any, K: int, M: int) -> None:
-    """Fill out (M,) with the sum of the rows of d_product (K, M)."""
-    d, first, step_k = d_product
-    clear((out,), (0,), M)
-    for k in range(K):
-        accumulate((d, out), (first + k * step_k, 0), M)
+def _column_sums(a: Any, out: Any) -> None:
+    """Fill out (N,) with the sums of the columns of a (K, N)."""
+    clear((out,), (0,), len(out))
+    for k in range(len(a)):
+        accumulate((a[k], out), (0, 0), len(out))
 
 
 def forward_frame(call: Call, ws: Forward, gates: Array, bias: Array) -> ForwardFrame:
@@ -292,31 +268,24 @@ def run(loop: Any, ws: Any, call: Call) -> None:
         parallel(lambda b0, b1, first=first, last=last: loop(ws, first, last, b0, b1), rows)
 
 
-def weight_gradient(
-    d_product: Columns, operand: Array, out: Array, bias: Array | None
-) -> None:
+def weight_gradient(d_product: Array, operand: Array, out: Array, bias: Array | None) -> None:
     """Fill the gradients of the weights (M, N) and the bias (M,) of a product over a window.
+
+    The weights' is a product in NumPy's BLAS: tiles of our own reached 44 to 93 GFLOP/s on one core
+    with blocks copied side by side, 40 to 89 without, where BLAS reached 53 to 108.
 
     Parameters
     ----------
     d_product
-        Gradient of the product, M columns of a matrix with a row for each step and row.
+        (T, B, M) gradient of the product; may be some columns of a contiguous array.
     operand
         (T, B, N) what the weights were multiplied with.
     """
-    d, first, row = d_product
     M, N = out.shape
-    K = len(d) // row
-    x, y = flat(operand), flat(out)
-    zeros = np.zeros(N, out.dtype)
-
-    def some(m0: int, m1: int) -> None:
-        sizes = (K, m1 - m0, N)
-        _weight_gradient((d, first + m0, row), x, (y, m0 * N), zeros, sizes)
-
-    parallel(some, ranges(M, ROWS, 2.0 * K * M * N))
+    rows = d_product.reshape(-1, M)
+    np.matmul(rows.T, operand.reshape(-1, N), out=out)
     if bias is not None:
-        _bias_gradient(d_product, bias, K, M)
+        _column_sums(rows, bias)
 
 
 def summed_bias(call: Call) -> Array:
@@ -329,9 +298,9 @@ def summed_bias(call: Call) -> Array:
 
 def weight_gradients(call: Call, d_a: Array, h: Array, ws: Backward) -> None:
     """Fill all gradients of weights, where both products have the gradient d_a (T, B, G*H)."""
-    columns = (flat(d_a), 0, len(call.weights.ih))
-    weight_gradient(columns, call.x, ws.weights.ih, ws.weights.b_ih)
-    weight_gradient(columns, h, ws.weights.hh, None)
+    d_a = d_a.reshape(*call.x.shape[:2], -1)
+    weight_gradient(d_a, call.x, ws.weights.ih, ws.weights.b_ih)
+    weight_gradient(d_a, h, ws.weights.hh, None)
     if ws.weights.b_hh is not None:
         ws.weights.b_hh[...] = ws.weights.b_ih
 
