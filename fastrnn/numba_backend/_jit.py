@@ -17,7 +17,7 @@ import numba
 from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
-OPTIONS: dict[str, Any] = {
+OPTIONS: Any = {  # Any: Numba types its options one by one
     "error_model": "numpy",  # no test for division by zero in a loop
     "nogil": True,  # other Python threads run meanwhile
     # fastmath stays off: the vector code asks for fused multiply-adds where it wants them.
@@ -39,7 +39,7 @@ class KernelCache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file = CacheFiles(Path(self.cache_path), function.__qualname__)
+        self._cache_file: Any = CacheFiles(Path(self.cache_path), function.__qualname__)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep a compiled function; a full disk costs the next process a compilation, no more."""

@@ -10,8 +10,8 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, sequence
-from .product import packed, product
-from .sequence import BackwardFrame, ForwardFrame, Packed, flat
+from .product import flat, packed, product
+from .sequence import BackwardFrame, ForwardFrame, Packed
 from .vectors import Lanes, Vec, pointwise
 
 
@@ -83,9 +83,7 @@ def update_before_backward(L: Lanes, z: Vec, n: Vec, h: Vec, d_h: Vec) -> tuple[
 
 
 @pointwise("r h d_rh d_consumed", "r d_consumed")
-def gates_before_backward(
-    L: Lanes, r: Vec, h: Vec, d_rh: Vec, d_consumed: Vec
-) -> tuple[Vec, ...]:
+def gates_before_backward(L: Lanes, r: Vec, h: Vec, d_rh: Vec, d_consumed: Vec) -> tuple[Vec, ...]:
     """One row backward, reset before the product: what came before it."""
     return d_rh * h * r * (1.0 - r), L.fma(d_rh, r, d_consumed)
 
@@ -165,8 +163,8 @@ def forward(call: Call, ws: Forward) -> None:
         hidden_n=flat(ws.records["hidden_n"] if record else empty((B, H), dtype)),
         rh=empty((B * H,), dtype),
         b_hn=flat(b_hn),
-        w_rz=packed(w.hh[: 2 * H].T),
-        w_n=packed(w.hh[2 * H :].T),
+        w_rz=packed(w.hh[: 2 * H], transpose=True),
+        w_n=packed(w.hh[2 * H :], transpose=True),
     )
     sequence.run(sequence.forward, arrays, call)
 

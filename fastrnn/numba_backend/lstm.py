@@ -1,4 +1,4 @@
-"""The long short-term memory: gates i, f, g, o; c' = f c + i g; h' = o tanh(c'), or its projection."""
+"""The long short-term memory: gates i, f, g, o; c' = f c + i g; h' = o tanh(c'), or projected."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, sequence
-from .product import packed, product
-from .sequence import BackwardFrame, ForwardFrame, Packed, copy, flat
+from .product import flat, packed, product
+from .sequence import BackwardFrame, ForwardFrame, Packed, copy
 from .vectors import Lanes, Vec, pointwise
 
 
@@ -118,8 +118,8 @@ def forward(call: Call, ws: Forward) -> None:
         projects=hr is not None,
         hidden=frame.new[0] if hr is None else empty((B * H,), dtype),
         zeros=np.zeros(0 if hr is None else len(hr), dtype),
-        w_hh=packed(call.weights.hh.T),
-        w_hr=frame.w_ih if hr is None else packed(hr.T),
+        w_hh=packed(call.weights.hh, transpose=True),
+        w_hr=frame.w_ih if hr is None else packed(hr, transpose=True),
     )
     sequence.run(sequence.forward, arrays, call)
 

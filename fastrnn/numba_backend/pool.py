@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from itertools import pairwise
 
 from ..threads import num_threads
 
@@ -21,7 +22,7 @@ def ranges(size: int, unit: int, work: float) -> list[tuple[int, int]]:
     parts = max(1, min(num_threads(), size // unit, int(work / SHARE)))
     units = size // unit
     edges = [units * k // parts * unit for k in range(parts)] + [size]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 def parallel(task: Callable[[int, int], None], parts: list[tuple[int, int]]) -> None:

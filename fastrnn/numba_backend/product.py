@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -173,14 +172,34 @@ def product(start: Any, a: Any, w: Any, out: Any, B: int, K: int, N: int) -> Non
         start = out  # the next block goes on where this one has stopped
 
 
-def packed(w: Array) -> tuple[Array, int, int, int]:
-    """Pack weights (K, N) into panels, zero beyond N; return them as `product` takes them."""
-    K, N = w.shape
+@jit
+def _pack(w: Any, k_step: int, n_step: int, K: int, N: int, out: Any) -> None:
+    """Fill out, flat panels, from w (K, N), flat with these steps; zero beyond N."""
+    panel = PANEL_BYTES // out.itemsize
+    place = 0
+    for first in range(0, N, panel):
+        columns = min(panel, N - first)
+        for k in range(K):
+            for n in range(columns):
+                out[place + n] = w[k * k_step + (first + n) * n_step]
+            for n in range(columns, panel):
+                out[place + n] = 0
+            place += panel
+
+
+def packed(w: Array, *, transpose: bool = False) -> tuple[Array, int, int, int]:
+    """Pack contiguous weights (K, N), or (N, K) to be transposed, as `product` takes them."""
+    K, N = w.shape[::-1] if transpose else w.shape
     panel = PANEL_BYTES // w.itemsize
-    whole, rest = divmod(N, panel)
-    panels = aligned((whole + bool(rest), K, panel), w.dtype)
-    panels[:whole] = w[:, : whole * panel].reshape(K, whole, panel).swapaxes(0, 1)
-    if rest:
-        panels[whole, :, :rest] = w[:, whole * panel :]
-        panels[whole, :, rest:] = 0
-    return panels.reshape(-1), 0, panel, K * panel
+    panels = aligned((-(-N // panel) * K * panel,), w.dtype)
+    k_step, n_step = (1, K) if transpose else (N, 1)
+    _pack(flat(w), k_step, n_step, K, N, panels)
+    return panels, 0, panel, K * panel
+
+
+def flat(array: Array) -> Array:
+    """Return a flat, writable view (or, of a read-only array, a copy).
+
+    Numba compiles anew for every number of dimensions, and for read-only arrays.
+    """
+    return (array if array.flags.writeable else array.copy()).reshape(-1)

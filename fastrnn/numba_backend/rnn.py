@@ -8,8 +8,8 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, sequence
-from .product import packed, product
-from .sequence import BackwardFrame, ForwardFrame, Packed, flat
+from .product import flat, packed, product
+from .sequence import BackwardFrame, ForwardFrame, Packed
 from .vectors import Lanes, Vec, pointwise
 
 
@@ -89,7 +89,7 @@ def forward(call: Call, ws: Forward) -> None:
     arrays = RNNForward(
         frame=sequence.forward_frame(call, ws, ws.output, sequence.summed_bias(call)),
         relu=call.options["nonlinearity"] == "relu",
-        w_hh=packed(call.weights.hh.T),
+        w_hh=packed(call.weights.hh, transpose=True),
     )
     sequence.run(sequence.forward, arrays, call)
 

@@ -7,6 +7,7 @@ then those of the tuple's cell.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from ._jit import OPTIONS, jit
 from .pool import parallel, ranges
-from .product import ROWS, packed, product
+from .product import ROWS, flat, packed, product
 from .vectors import Lanes, Vec, pointwise
 
 Packed = tuple[Array, int, int, int]  # weights as `product` takes them
@@ -86,25 +87,25 @@ def steps_of(cell: type, stub: Any, implementation: Any) -> None:
 
 @pointwise("a", "b")
 def copy(L: Lanes, a: Vec) -> Vec:
-    """b = a."""
+    """Copy a to b."""
     return a
 
 
 @pointwise("a b", "b")
 def accumulate(L: Lanes, a: Vec, b: Vec) -> Vec:
-    """b += a."""
+    """Add a to b."""
     return a + b
 
 
 @pointwise("a b", "c")
 def add(L: Lanes, a: Vec, b: Vec) -> Vec:
-    """c = a + b."""
+    """Write the sum of a and b to c."""
     return a + b
 
 
 @pointwise("", "a")
 def clear(L: Lanes) -> Vec:
-    """a = 0."""
+    """Fill a with zeros."""
     return L.vec(0.0)
 
 
@@ -229,7 +230,7 @@ def forward_frame(call: Call, ws: Forward, gates: Array, bias: Array) -> Forward
         new=_scratch(ws.state),
         sequences=_flat(sequences),
         x=flat(call.x),
-        w_ih=packed(call.weights.ih.T),
+        w_ih=packed(call.weights.ih, transpose=True),
         bias=flat(bias),
         gates=flat(gates),
     )
@@ -265,7 +266,7 @@ def run(loop: Any, ws: Any, call: Call) -> None:
     rows = ranges(B, ROWS, step_work * min(T, chunk))
     for first in range(0, T, chunk):
         last = min(T, first + chunk)
-        parallel(lambda b0, b1, first=first, last=last: loop(ws, first, last, b0, b1), rows)
+        parallel(partial(loop, ws, first, last), rows)
 
 
 def weight_gradient(d_product: Array, operand: Array, out: Array, bias: Array | None) -> None:
@@ -303,14 +304,6 @@ def weight_gradients(call: Call, d_a: Array, h: Array, ws: Backward) -> None:
     weight_gradient(d_a, h, ws.weights.hh, None)
     if ws.weights.b_hh is not None:
         ws.weights.b_hh[...] = ws.weights.b_ih
-
-
-def flat(array: Array) -> Array:
-    """Return a flat, writable view (or, of a read-only array, a copy).
-
-    Numba compiles anew for every number of dimensions, and for read-only arrays.
-    """
-    return (array if array.flags.writeable else array.copy()).reshape(-1)
 
 
 def _flat(arrays: State) -> State:

@@ -2,9 +2,9 @@
 
 LLVM's own vectoriser does not keep a product's accumulators in registers, and gives up on loops
 over many arrays that might overlap. An `intrinsic` can say what it means instead. Measured on an
-AVX-512 machine, float32, one thread: products of 32 rows 100 to 120 GFLOP/s against 8 to 49 for the
-best plain loops; LSTM gates 4.0 to 4.8 ns a unit forward and 1.8 to 2.0 backward, against 6.2 to 9.1
-and 4.3 to 8.9. One source serves float32 and float64.
+AVX-512 machine, float32, one thread: products of 32 rows 100 to 120 GFLOP/s against 8 to 49 for
+the best plain loops; LSTM gates 4.0 to 4.8 ns a unit forward and 1.8 to 2.0 backward, against 6.2
+to 9.1 and 4.3 to 8.9. One source serves float32 and float64.
 
 Kernels take flat C-contiguous arrays and the offsets of their first elements: a view of an array
 inside a compiled loop costs 10 to 20 ns.
@@ -144,11 +144,15 @@ class Lanes:
 
     def minimum(self, x: Vec, limit: float) -> Vec:
         """Return the lesser; NaN stays NaN."""
-        return self._select(self.builder.fcmp_ordered(">", x.value, self.vec(limit).value), limit, x)
+        return self._select(
+            self.builder.fcmp_ordered(">", x.value, self.vec(limit).value), limit, x
+        )
 
     def maximum(self, x: Vec, limit: float) -> Vec:
         """Return the greater; NaN stays NaN."""
-        return self._select(self.builder.fcmp_ordered("<", x.value, self.vec(limit).value), limit, x)
+        return self._select(
+            self.builder.fcmp_ordered("<", x.value, self.vec(limit).value), limit, x
+        )
 
     def positive(self, x: Vec, then: Vec, otherwise: float) -> Vec:
         """Return `then` where x > 0, `otherwise` elsewhere."""
@@ -192,9 +196,9 @@ def pointwise(reads: str, writes: str) -> Callable[[Callable[..., Any]], Any]:
 
     ``formula(L, *values)`` gets a vector for each word of `reads` and returns one for each word of
     `writes`; a name in both is updated in place. The result is called in compiled code as
-    ``kernel(arrays, offsets, n)``: two tuples with a flat array, and the offset of its first element,
-    for each name in the order of `reads` and then of those that are only written. All vectors of a
-    step are loaded before any is stored. Nothing outside the n elements is read or written.
+    ``kernel(arrays, offsets, n)``: two tuples with a flat array, and the offset of its first
+    element, for each name in the order of `reads` and then of those that are only written. All
+    vectors of a step are loaded before any is stored. Nothing outside the n elements is touched.
     """
     read, written = reads.split(), writes.split()
     names = read + [name for name in written if name not in read]
