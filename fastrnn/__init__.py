@@ -8,6 +8,7 @@ from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .losses import mean_squared_error, softmax, softmax_cross_entropy
 from .optim import SGD, Adam, AdamW, clip_by_global_norm, clip_by_value
 from .sequential import Sequential
+from .stack import warmup
 from .tape import Gradients, Tape
 from .threads import set_num_threads
 from .truncation import TruncatedBPTT
@@ -37,4 +38,5 @@ __all__ = [
     "set_num_threads",
     "softmax",
     "softmax_cross_entropy",
+    "warmup",
 ]

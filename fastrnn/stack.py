@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import dispatch, validation, workspace
-from .cells import Cell
+from .cells import CELLS, Cell
 from .tape import Gradients, Tape
 from .validation import Array
 from .workspace import Backward, Call, Forward, State, Weights
@@ -173,6 +173,7 @@ class Stack:
             return array[:, 0, :]
         return array.swapaxes(0, 1) if self.batch_first else array[...]
 
+    @np.errstate(all="ignore")  # inf and NaN are results, not messages
     def _forward(self, inputs: Inputs, *, record: bool) -> list[Step]:
         kernels = dispatch.select(self.backend, self.cell.name)
         x, steps = inputs.x, []
@@ -202,6 +203,7 @@ class Stack:
             x = _joined(steps[-1])
         return steps
 
+    @np.errstate(all="ignore")
     def _backward(
         self,
         inputs: Inputs,
@@ -282,6 +284,29 @@ def read_weights(cell: Cell, given: Mapping[str, object], suffix: str = "") -> W
             array = validation.floating(names[name], value, ih.dtype)
             found[name] = validation.shape(names[name], array, rows)
     return Weights(*(found[name] for name in PARAMETERS))  # type: ignore[arg-type]
+
+
+def warmup(cell: str | None = None, *, dtype: str = "float32", backend: str | None = None) -> None:
+    """Compile what a backend compiles when it is first called, or load it from its cache.
+
+    Parameters
+    ----------
+    cell
+        "rnn", "gru" or "lstm"; None for all.
+    dtype
+        "float32" or "float64".
+    backend
+        As for the layers.
+    """
+    rows = CELLS.values() if cell is None else [validation.cell("cell", cell)]
+    kind = validation.dtype("dtype", dtype)
+    for row in rows:
+        shapes = row.parameter_shapes(1, 1)
+        parameters = {name: np.zeros(shape, kind) for name, shape in shapes.items()}
+        options = validation.options(row, {})
+        stack = Stack(row, options, {"": read_weights(row, parameters)}, backend, stacked=False)
+        x = np.zeros((1, 1, 1), kind)
+        stack.record(x, None, None, None, None).backward(x)
 
 
 def _run(kernels: dispatch.Kernels, call: Call, *, record: bool) -> Forward:

@@ -6,8 +6,6 @@ product, dx and the gradients of the weights are products over the whole window 
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State
 from . import gru, lstm, rnn
@@ -15,13 +13,11 @@ from . import gru, lstm, rnn
 CELLS = {"rnn": rnn, "gru": gru, "lstm": lstm}
 
 
-@np.errstate(all="ignore")  # an overflowing product is a result (inf), not a message
 def forward(call: Call, ws: Forward) -> None:
     """Run one layer in one direction over a window and fill `ws`."""
     CELLS[call.cell.name].forward(call, ws)
 
 
-@np.errstate(all="ignore")
 def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
     """Run it backward, fill `ws`, and overwrite `tape.records`."""
     CELLS[call.cell.name].backward(call, tape, d_output, d_state, ws)
