@@ -14,7 +14,7 @@ import fastrnn
 
 pytest.importorskip("numba", reason="the Numba backend is an extra")
 
-from fastrnn.numba_backend import activations, pool
+from fastrnn.numba_backend import activations, pool, vectors
 from fastrnn.numba_backend._jit import CacheFiles, jit
 from fastrnn.numba_backend.vectors import pointwise
 
@@ -178,6 +178,42 @@ def test_fork_after_threads(monkeypatch):
     child.join(60)
     assert child.exitcode == 0
     np.testing.assert_array_equal(found, expected)
+
+
+NARROW = """
+import sys
+import numpy as np
+import fastrnn
+from fastrnn.numba_backend.vectors import BYTES
+assert BYTES == int(sys.argv[1])
+layer = fastrnn.RNN(5, 37, seed=1, backend="numba")
+x = np.random.default_rng(2).normal(size=(4, 9, 5)).astype(np.float32)
+print(layer(x)[0].tobytes().hex())
+"""
+
+
+@pytest.mark.skipif("fma" not in vectors.FEATURES, reason="no fused multiply-add to compare with")
+@pytest.mark.parametrize("features", ["+avx,+avx2,+fma", ""], ids=["avx2", "baseline"])
+def test_narrower_vectors(features, tmp_path):
+    """What older CPUs get: the same bits with fused multiply-adds, and nearly those without."""
+    environment = {
+        "NUMBA_CPU_NAME": "haswell" if features else "nehalem",
+        "NUMBA_CPU_FEATURES": features,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    command = [sys.executable, "-c", NARROW, "32" if features else "16"]
+    result = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    found = np.frombuffer(bytes.fromhex(result.stdout), np.float32).reshape(4, 9, 37)
+    layer = fastrnn.RNN(5, 37, seed=1, backend="numba")
+    x = np.random.default_rng(2).normal(size=(4, 9, 5)).astype(np.float32)
+    expected = layer(x)[0]
+    if features:
+        np.testing.assert_array_equal(found, expected)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
 # --- the cache of compiled code

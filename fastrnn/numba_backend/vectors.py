@@ -17,20 +17,25 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 
-def _features() -> dict[str, bool]:
+def _features() -> frozenset[str]:
+    """Return the features of the CPU that Numba compiles for."""
+    settings = vars(config)
+    if settings["CPU_NAME"] is not None:  # NUMBA_CPU_NAME, NUMBA_CPU_FEATURES
+        words = (settings["CPU_FEATURES"] or "").split(",")
+        return frozenset(word[1:] for word in words if word.startswith("+"))
     try:
-        return dict(binding.get_host_cpu_features())
+        return frozenset(name for name, has in binding.get_host_cpu_features().items() if has)
     except RuntimeError:  # LLVM does not know this CPU
-        return {}
+        return frozenset()
 
 
 FEATURES = _features()  # part of the key under which Numba keeps compiled code
-BYTES = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx") else 16  # of a vector
+BYTES = 64 if "avx512f" in FEATURES else 32 if "avx" in FEATURES else 16  # of a vector
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 POINTER = ir.IntType(8).as_pointer()
