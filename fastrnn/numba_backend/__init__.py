@@ -1,7 +1,8 @@
 """The backend "numba": fused gates and register tiles, compiled when they are first called.
 
-Only the product with the state and the gates are sequential and run in compiled loops; the input's
-product, dx and the gradients of the weights are products over the whole window and go to BLAS.
+Only the product with the state and the gates are sequential. The input's product and dx go along
+with them step by step, while what they need is in the cache; with few rows, and for the gradients
+of the weights, they are products over the whole window. Nothing uses NumPy's BLAS.
 """
 
 from __future__ import annotations

@@ -186,10 +186,10 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
         w_n=packed(w.hh[2 * H :]),
     )
     sequence.run(sequence.backward, arrays, call)
-    d_a = gates.reshape(*gates.shape[:2], 3 * H)
-    d_n = hidden_n if after else d_a[..., 2 * H :]
+    d_a = flat(gates)
+    d_n = (flat(hidden_n), 0, H) if after else (d_a, 2 * H, 3 * H)
     grads = ws.weights
     b_rz, b_n = (None, None) if grads.b_hh is None else (grads.b_hh[: 2 * H], grads.b_hh[2 * H :])
-    sequence.weight_gradient(d_a, call.x, grads.ih, grads.b_ih)
-    sequence.weight_gradient(d_a[..., : 2 * H], h, grads.hh[: 2 * H], b_rz)
+    sequence.weight_gradient((d_a, 0, 3 * H), call.x, grads.ih, grads.b_ih)
+    sequence.weight_gradient((d_a, 0, 3 * H), h, grads.hh[: 2 * H], b_rz)
     sequence.weight_gradient(d_n, operand_n, grads.hh[2 * H :], b_n)

@@ -148,4 +148,5 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     sequence.run(sequence.backward, arrays, call)
     sequence.weight_gradients(call, gates, h, ws)
     if hidden is not None and ws.weights.hr is not None:
-        sequence.weight_gradient(d_projected, hidden, ws.weights.hr, None)
+        columns = (flat(d_projected), 0, len(ws.weights.hr))
+        sequence.weight_gradient(columns, hidden, ws.weights.hr, None)
