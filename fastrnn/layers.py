@@ -21,13 +21,14 @@ def new_parameters(
     generator: np.random.Generator,
 ) -> dict[str, Array]:
     """Draw parameters uniformly from [-bound, bound], as torch does."""
-    parameters = {}
-    for name, shape in shapes.items():
-        array = workspace.empty(shape, dtype)
+    # Before the first is allocated and filled: a later one may be the one that is too large.
+    for shape in shapes.values():
+        workspace.size_in_bytes(shape, dtype)
+    parameters = {name: workspace.empty(shape, dtype) for name, shape in shapes.items()}
+    for array in parameters.values():
         generator.random(out=array, dtype=dtype)
         array *= 2 * bound
         array -= bound
-        parameters[name] = array
     return parameters
 
 

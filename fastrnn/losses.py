@@ -32,15 +32,18 @@ def softmax(x: Array, axis: int = -1) -> Array:
     array([0., 0., 1.])
     """
     found = validation.floating("x", x)
+    axis = validation.whole("axis", axis)
     if found.ndim == 0 or not -found.ndim <= axis < found.ndim:
         raise ValueError(f"axis: expected an axis of x with shape {found.shape}, got {axis}")
     if not found.shape[axis]:
         raise ValueError(f"x: expected at least one value along axis {axis}, got {found.shape}")
-    e = np.exp(found - found.max(axis=axis, keepdims=True))
-    e /= e.sum(axis=axis, keepdims=True)
+    with np.errstate(all="ignore"):  # an exp that vanishes is a result, not a message
+        e = np.exp(found - found.max(axis=axis, keepdims=True))
+        e /= e.sum(axis=axis, keepdims=True)
     return np.asarray(e)
 
 
+@np.errstate(all="ignore")
 def softmax_cross_entropy(
     logits: Array, targets: Array, *, weights: Array | None = None, reduction: str = "mean"
 ) -> tuple[float, Array]:
@@ -90,6 +93,7 @@ def softmax_cross_entropy(
     return _total(losses, scale, share), d_rows.reshape(found.shape)
 
 
+@np.errstate(all="ignore")
 def mean_squared_error(
     prediction: Array, target: Array, *, weights: Array | None = None, reduction: str = "mean"
 ) -> tuple[float, Array]:
@@ -115,23 +119,28 @@ def mean_squared_error(
     scale, share = _weights(weights, found.shape, found.dtype, reduction)
     difference = found - wanted
     losses = np.square(difference, dtype=np.float64).reshape(-1)
-    return _total(losses, scale, share), np.asarray(2 * difference * share)
+    return _total(losses, scale, share), np.reshape(2 * difference * share, found.shape)
 
 
 def _weights(
     weights: object, shape: tuple[int, ...], dtype: np.dtype[np.floating], reduction: object
 ) -> tuple[float, Array]:
-    """Check the weights; return what to divide their sum by, and each element's share."""
+    """Check the weights; return what to divide their sum by, and each element's share.
+
+    The share has an axis if there are weights, and none if it is the same for all.
+    """
     validation.choice("reduction", reduction, REDUCTIONS)
     if weights is None:
         count = float(np.prod(shape)) if reduction == "mean" else 1.0
         scale = count or 1.0
         return scale, np.asarray(1 / scale, dtype)
     found = validation.shape("weights", validation.floating("weights", weights, dtype), *shape)
-    if not (found >= 0).all():
-        raise ValueError(f"weights: expected values of at least 0, got {found.min()}")
+    if not ((found >= 0) & (found < np.inf)).all():
+        raise ValueError(
+            f"weights: expected finite values of at least 0, got {found.min()} to {found.max()}"
+        )
     scale = (float(found.sum(dtype=np.float64)) or 1.0) if reduction == "mean" else 1.0
-    return scale, np.asarray(found / dtype.type(scale), dtype)
+    return scale, np.asarray(found / dtype.type(scale), dtype).reshape(shape or (1,))
 
 
 def _total(losses: Array, scale: float, share: Array) -> float:

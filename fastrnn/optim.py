@@ -19,6 +19,7 @@ def global_norm(gradients: Arrays) -> float:
     return math.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in gradients.values()))
 
 
+@np.errstate(all="ignore")  # an overflow is a result (inf), not a message
 def clip_by_global_norm(gradients: Arrays, max_norm: float) -> float:
     """Scale all gradients, in place, so that their joint norm is at most `max_norm`.
 
@@ -39,6 +40,7 @@ def clip_by_global_norm(gradients: Arrays, max_norm: float) -> float:
     return norm
 
 
+@np.errstate(all="ignore")
 def clip_by_value(gradients: Arrays, limit: float) -> float:
     """Clip every element of the gradients, in place, to [-limit, limit].
 
@@ -55,21 +57,24 @@ def clip_by_value(gradients: Arrays, limit: float) -> float:
     return norm
 
 
-def _gradients(gradients: object) -> dict[str, Array]:
-    """Check gradients that are to be changed in place."""
-    if not isinstance(gradients, Mapping):
+def _writable(argument: str, value: object, hint: str = "") -> dict[str, Array]:
+    """Check a mapping of arrays that are to be changed in place."""
+    if not isinstance(value, Mapping):
         raise TypeError(
-            f"gradients: expected a mapping of arrays, got {type(gradients).__name__} "
-            "(the gradients of a tape are in `.parameters`)"
+            f"{argument}: expected a mapping of arrays, got {type(value).__name__}{hint}"
         )
-    for name, gradient in gradients.items():
-        label = f"gradients[{name!r}]"
-        if not isinstance(gradient, np.ndarray):
-            raise TypeError(f"{label}: expected an array, got {type(gradient).__name__}")
-        validation.floating(label, gradient)
-        if not gradient.flags.writeable:
+    for name, array in value.items():
+        label = f"{argument}[{name!r}]"
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{label}: expected an array, got {type(array).__name__}")
+        validation.floating(label, array)
+        if not array.flags.writeable:
             raise ValueError(f"{label}: expected a writable array, got a read-only one")
-    return dict(gradients)
+    return dict(value)
+
+
+def _gradients(gradients: object) -> dict[str, Array]:
+    return _writable("gradients", gradients, " (the gradients of a tape are in `.parameters`)")
 
 
 class Optimizer:
@@ -90,16 +95,7 @@ class Optimizer:
     moment_names: tuple[str, ...] = ()
 
     def __init__(self, parameters: Arrays, lr: float, weight_decay: float) -> None:
-        if not isinstance(parameters, Mapping):
-            raise TypeError(
-                f"parameters: expected a mapping of arrays, got {type(parameters).__name__}"
-            )
-        for name, array in parameters.items():
-            label = f"parameters[{name!r}]"
-            if not isinstance(array, np.ndarray):
-                raise TypeError(f"{label}: expected an array, got {type(array).__name__}")
-            validation.floating(label, array)
-        self.parameters = dict(parameters)
+        self.parameters = _writable("parameters", parameters)
         self.lr = validation.number("lr", lr, 0.0)
         self.weight_decay = validation.number("weight_decay", weight_decay, 0.0)
         self.moments: dict[str, dict[str, Array]] = {
@@ -108,6 +104,7 @@ class Optimizer:
         }
         self.steps = 0
 
+    @np.errstate(all="ignore")  # nor does it leave a step half done
     def step(self, gradients: Arrays) -> None:
         """Change the parameters against their gradients (names, shapes and dtypes as theirs).
 

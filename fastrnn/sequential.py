@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from .layers import Parametrized, Recurrent
+from .layers import Parametrized, Recurrent, RecurrentCell
 from .tape import Gradients, Tape
 from .validation import Array
 
@@ -39,7 +39,9 @@ class Sequential(Parametrized):
         if not layers:
             raise ValueError("layers: expected at least one layer")
         for k, layer in enumerate(layers):
-            if not hasattr(layer, "record") or not hasattr(layer, "parameters"):
+            known = hasattr(layer, "record") and hasattr(layer, "parameters")
+            # Those two return a state where the next layer expects its input.
+            if not known or isinstance(layer, RecurrentCell | Sequential):
                 raise TypeError(f"layers[{k}]: expected a layer, got {type(layer).__name__}")
         self.layers = layers
         self.parameters = {
@@ -58,6 +60,7 @@ class Sequential(Parametrized):
         reset_state: Any = None,
     ) -> tuple[Array, tuple[Any, ...]]:
         """Infer: return output and final state; arguments as for the layers."""
+        self._check_use(lengths=lengths, reset=reset)
         states = self._split("state", state)
         reset_states = self._split("reset_state", reset_state)
         finals = []
@@ -85,6 +88,7 @@ class Sequential(Parametrized):
         reset_state: Any = None,
     ) -> Tape:
         """Run and return a `Tape`; arguments as in a call."""
+        self._check_use(lengths=lengths, reset=reset)
         states = self._split("state", state)
         reset_states = self._split("reset_state", reset_state)
         tapes = []
@@ -134,6 +138,11 @@ class Sequential(Parametrized):
             {name: parameters[name] for name in self.parameters},
             tuple(reset_states) if any(state is not None for state in reset_states) else None,
         )
+
+    def _check_use(self, **arguments: object) -> None:
+        for name, value in arguments.items():
+            if value is not None and not any(isinstance(layer, Recurrent) for layer in self.layers):
+                raise ValueError(f"{name}: expected None, as no layer is recurrent")
 
     def _split(self, name: str, state: object) -> list[Any]:
         count = sum(isinstance(layer, Recurrent) for layer in self.layers)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import validation
 from .validation import Array
 
 State = Array | tuple[Any, ...] | None
@@ -87,6 +88,7 @@ class Tape:
         TypeError
             If a dtype or kind of argument is wrong.
         """
+        validation.flag("retain", retain)
         if self._pullback is None:
             raise ValueError(
                 "tape: backward has already run and its buffers are gone; "

@@ -6,7 +6,8 @@ counts once, in the window where the step is new, and its gradient flows back at
 * k2 = k1: the usual windowed training. The state is carried from window to window, the gradient
   stops at its edge.
 * k2 > k1: the window also runs over the k2 - k1 steps before the new ones, again, with the
-  parameters as they are now, and from the state that was carried to its start.
+  parameters as they are now, and from the state that was carried to its start. If the last window
+  of a sequence has fewer new steps, it runs over more of those before: k2 steps in all.
 * k2 < k1: the new steps are run in pieces of k2, the last one whole, and the gradient stops
   between the pieces.
 """
@@ -72,16 +73,43 @@ class Window:
 
 
 @dataclass(slots=True)
-class _Context:
-    """Steps that the next window runs over again."""
+class Context:
+    """Steps that the next window runs over again.
+
+    Attributes
+    ----------
+    x, reset, lengths
+        As they were given to `TruncatedBPTT.record`.
+    state
+        State before the first of them.
+    """
 
     x: Array
     reset: Array | None
     lengths: Array | None
-    state: Any  # before the first of them
+    state: Any
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a `TruncatedBPTT` takes from window to window; the arrays are not copies.
+
+    Attributes
+    ----------
+    state
+        State after the last step that was run.
+    position
+        How many steps were run.
+    context
+        The last k2 - k1 of them, or fewer at the start; None if there are none.
+    """
+
+    state: Any
+    position: int
+    context: Context | None
 
 
 class TruncatedBPTT:
@@ -102,6 +130,8 @@ class TruncatedBPTT:
     ----------
     state
         The state after the last step that was run. Assigning to it starts a new sequence.
+    position
+        How many steps of the sequence were run.
 
     Examples
     --------
@@ -117,7 +147,7 @@ class TruncatedBPTT:
     ...     print(window.steps, window.context)
     slice(0, 4, None) 0
     slice(4, 8, None) 4
-    slice(8, 10, None) 4
+    slice(8, 10, None) 6
     """
 
     def __init__(self, model: Model, k1: int, k2: int | None = None, *, state: Any = None) -> None:
@@ -142,8 +172,23 @@ class TruncatedBPTT:
     @state.setter
     def state(self, value: Any) -> None:
         self._state = value
-        self._context: _Context | None = None
+        self._context: Context | None = None
         self._position = 0
+
+    @property
+    def position(self) -> int:
+        """How many steps of the sequence were run."""
+        return self._position
+
+    def snapshot(self) -> Snapshot:
+        """Return what the next window depends on besides the model, for `restore`."""
+        return Snapshot(self._state, self._position, self._context)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue, to the bit, where `snapshot` was taken."""
+        self._state = snapshot.state
+        self._position = snapshot.position
+        self._context = snapshot.context
 
     def windows(
         self,
@@ -165,20 +210,18 @@ class TruncatedBPTT:
         Window
             Each is run when it is asked for, with the parameters as they are then.
         """
-        x = np.asarray(x)
+        x = validation.array("x", x)
         if x.ndim < 1:
             raise ValueError(f"x: expected shape (T, B, ...), got {x.shape}")
-        reset = validation.reset(reset, *zip("TB", x.shape, strict=False))
-        if lengths is not None:
-            lengths = validation.integers("lengths", lengths)
-            validation.lengths(lengths, len(x), lengths.size, batched=lengths.ndim > 0)
+        lengths, reset = _read_sequence(x, lengths, reset)
         for start in range(0, len(x), self.k1):
             part = slice(start, min(start + self.k1, len(x)))
-            yield self.record(
+            yield self._run(
                 x[part],
-                lengths=None if lengths is None else _cut(lengths, part),
-                reset=None if reset is None else reset[part],
-                reset_state=reset_state,
+                None if lengths is None else _cut(lengths, part),
+                None if reset is None else reset[part],
+                reset_state,
+                following=min(self.k1, len(x) - part.stop) or self.k1,
             )
 
     def record(
@@ -190,13 +233,27 @@ class TruncatedBPTT:
         reset_state: Any = None,
     ) -> Window:
         """Run the next window, of 1 to k1 new steps, and carry the state past it."""
-        x = np.asarray(x)
+        x = validation.array("x", x)
         new = len(x) if x.ndim else 0
         if not 1 <= new <= self.k1:
             raise ValueError(f"x: expected 1 to k1={self.k1} steps, got shape {x.shape}")
-        run = _extend(self._context, _Context(x, reset, lengths, self._state))
+        lengths, reset = _read_sequence(x, lengths, reset)
+        return self._run(x, lengths, reset, reset_state, following=self.k1)
+
+    def _run(
+        self,
+        x: Array,
+        lengths: Array | None,
+        reset: Array | None,
+        reset_state: Any,
+        *,
+        following: int,
+    ) -> Window:
+        """Run a window; the one after it will have so many new steps."""
+        new = len(x)
+        run = _extend(self._context, Context(x, reset, lengths, self._state))
         total = len(run)
-        kept = min(total, max(self.k2 - self.k1, 0))
+        kept = min(total, self.k2 - following) if self.k2 > self.k1 else 0
         if self.k2 < self.k1:
             edges = [*range(total, 0, -self.k2), 0][::-1]
         else:
@@ -229,6 +286,7 @@ class TruncatedBPTT:
         return Window(output, state, steps, total - new, pullback)
 
 
+@np.errstate(all="ignore")  # of inf and NaN, which the sums pass on
 def _backward(
     tapes: list[Tape], bounds: list[slice], d_output: Array | None, context: int, flows: bool
 ) -> Gradients:
@@ -266,12 +324,26 @@ def _add(a: Any, b: Any) -> Any:
     return None if a is None else a + b
 
 
+def _read_sequence(x: Array, lengths: object, reset: object) -> tuple[Array | None, Array | None]:
+    """Check lengths and resets as far as is known here: the model knows whether x has a batch."""
+    mask = None
+    if reset is not None:
+        mask = validation.array("reset", reset)
+        axes = list(zip("TB", x.shape, strict=False))
+        mask = validation.reset(mask, *(axes[:1] if mask.ndim == 1 else axes))
+    if lengths is None:
+        return None, mask
+    found = validation.integers("lengths", lengths)
+    validation.lengths(found, len(x), found.size, batched=found.ndim > 0)
+    return found, mask
+
+
 def _cut(lengths: Array, part: slice) -> Array:
     """Lengths of the rows of a part of the sequence."""
     return np.asarray(np.clip(lengths - part.start, 0, part.stop - part.start))
 
 
-def _extend(old: _Context | None, new: _Context) -> _Context:
+def _extend(old: Context | None, new: Context) -> Context:
     """Append the new steps to those that are run again."""
     if old is None:
         return new
@@ -282,22 +354,39 @@ def _extend(old: _Context | None, new: _Context) -> _Context:
         )
     reset, lengths = None, None
     if old.reset is not None or new.reset is not None:
+        rows = _rows("reset", old.reset, new.reset, first=1)
         masks = [
-            np.zeros(part.x.shape[:2], bool) if part.reset is None else part.reset
+            np.zeros((len(part), *rows), bool) if part.reset is None else part.reset
             for part in (old, new)
         ]
         reset = np.concatenate(masks)
     if old.lengths is not None or new.lengths is not None:
+        rows = _rows("lengths", old.lengths, new.lengths, first=0)
         before, after = (
-            np.full(part.x.shape[1], len(part)) if part.lengths is None else part.lengths
+            np.full(rows, len(part)) if part.lengths is None else part.lengths
             for part in (old, new)
         )
-        lengths = np.where(before == len(old), before + after, before)
-    return _Context(np.concatenate((old.x, new.x)), reset, lengths, old.state)
+        ended = before < len(old)
+        if (after > 0)[ended].any():
+            raise ValueError(
+                "lengths: expected 0 for a row that ended in the steps before, which this window "
+                f"runs over again, got {after} after {before} of {len(old)} (assign `state` to "
+                "start new rows)"
+            )
+        lengths = np.where(ended, before, before + after)
+    return Context(np.concatenate((old.x, new.x)), reset, lengths, old.state)
 
 
-def _part(run: _Context, part: slice, state: Any) -> _Context:
-    return _Context(
+def _rows(name: str, old: Array | None, new: Array | None, *, first: int) -> tuple[int, ...]:
+    """Return the shape that the arguments of two windows share; one of them may be None."""
+    shapes = [array.shape[first:] for array in (old, new) if array is not None]
+    if shapes[0] != shapes[-1]:
+        raise ValueError(f"{name}: expected {shapes[0]} like the windows before, got {shapes[-1]}")
+    return shapes[0]
+
+
+def _part(run: Context, part: slice, state: Any) -> Context:
+    return Context(
         run.x[part].copy(),
         None if run.reset is None else run.reset[part].copy(),
         None if run.lengths is None else _cut(run.lengths, part),

@@ -7,7 +7,9 @@ everything is checked, so these functions never modify what they are given.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import numbers
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,13 +27,14 @@ FLOAT64 = np.dtype(np.float64)
 
 def dtype(name: str, value: object) -> np.dtype[Any]:
     """Return float32 or float64 as a `numpy.dtype`; `TypeError` for anything else."""
-    try:
-        found = np.dtype(value)  # type: ignore[call-overload]
-    except TypeError:
-        found = None
-    if found not in (FLOAT32, FLOAT64):
-        raise TypeError(f"{name}: expected 'float32' or 'float64', got {value!r}")
-    return FLOAT32 if found == FLOAT32 else FLOAT64
+    found = None
+    if value is not None:  # which NumPy takes for float64, and so does its ==
+        with contextlib.suppress(TypeError, ValueError):
+            found = np.dtype(value)  # type: ignore[call-overload]
+    for allowed in (FLOAT32, FLOAT64):
+        if found is not None and found == allowed:
+            return allowed
+    raise TypeError(f"{name}: expected 'float32' or 'float64', got {value!r}")
 
 
 def positive(name: str, value: object) -> int:
@@ -45,15 +48,20 @@ def non_negative(name: str, value: object) -> int:
 
 
 def _whole(name: str, value: object, minimum: int) -> int:
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name}: expected a whole number, got {value!r}") from None
+    number = whole(name, value)
     if number < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {number}")
     return number
+
+
+def whole(name: str, value: object) -> int:
+    """Return a whole number."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number, got {value!r}") from None
 
 
 def flag(name: str, value: object) -> bool:
@@ -73,10 +81,13 @@ def number(
     open_high: bool = False,
 ) -> float:
     """Return a real number in the closed (or, on request, open) interval from low to high."""
+    # Not whatever float() takes: text, booleans and arrays are mistakes here.
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
-        found = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+        found = float(value)
+    except OverflowError:  # a whole number beyond all floats
+        found = math.inf
     inside = (found > low if open_low else found >= low) and (
         found < high if open_high else found <= high
     )
@@ -132,7 +143,7 @@ def floating(name: str, value: object, expected: np.dtype[Any] | None = None) ->
         and value.flags.carray
     ):
         return value
-    found = _as_array(name, value)
+    found = array(name, value)
     kind = found.dtype.newbyteorder("=")
     if kind not in (FLOAT32, FLOAT64):
         raise TypeError(f"{name}: expected an array of float32 or float64, got {found.dtype}")
@@ -143,7 +154,7 @@ def floating(name: str, value: object, expected: np.dtype[Any] | None = None) ->
 
 def integers(name: str, value: object) -> Array:
     """Return an array of int64 from an array of any integer type."""
-    found = _as_array(name, value)
+    found = array(name, value)
     if found.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected an array of integers, got {found.dtype}")
     return np.require(found, np.int64, ["C", "A"])
@@ -159,7 +170,8 @@ def indices(name: str, value: object, size: int) -> Array:
     return found
 
 
-def _as_array(name: str, value: object) -> Array:
+def array(name: str, value: object) -> Array:
+    """Return a plain array of whatever dtype and layout."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name}: expected a plain array, got a masked array (its mask would be lost)"
@@ -232,7 +244,7 @@ def reset(value: object, *dimensions: tuple[str, int]) -> Array | None:
     """Return the reset mask as a boolean array; None stands for no resets."""
     if value is None:
         return None
-    found = _as_array("reset", value)
+    found = array("reset", value)
     if found.dtype != np.bool_:
         raise TypeError(f"reset: expected an array of booleans, got {found.dtype}")
     return np.require(shape("reset", found, *dimensions), np.bool_, ["C", "A"])

@@ -7,6 +7,7 @@ and G (gates). All arrays are native, aligned and C-contiguous and share one dty
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -93,6 +94,10 @@ class _Blocks:
     MOST = 1 << 28  # bytes kept at a time
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew, in a forked child too: a thread that it lacks may have held the lock."""
         self.free: dict[int, list[Array]] = {}
         self.kept = 0
         self.lock = threading.RLock()  # taken again if a collection gives back while we take
@@ -126,13 +131,21 @@ class _Lease:
 
 
 BLOCKS = _Blocks()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=BLOCKS.forget)
+
+
+def size_in_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Return the size of an array; `MemoryError` if it cannot be addressed."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > sys.maxsize:
+        raise MemoryError(f"an array of shape {shape} and type {dtype} is too large to address")
+    return size
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Allocate an array that a kernel will fill; `MemoryError` if its size cannot be addressed."""
-    size = math.prod(shape) * dtype.itemsize
-    if size > sys.maxsize:
-        raise MemoryError(f"an array of shape {shape} and type {dtype} is too large to address")
+    size = size_in_bytes(shape, dtype)
     if size < BLOCKS.SMALLEST:
         return np.empty(shape, dtype)
     return np.asarray(_Lease(BLOCKS.take(size))).view(dtype).reshape(shape)
