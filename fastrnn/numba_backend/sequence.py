@@ -212,16 +212,16 @@ def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
 
 
 @jit
-def _weight_gradient(d_product: Any, operand: Any, out: Any, zeros: Any, K: int, M: int) -> None:
+def _weight_gradient(
+    d_product: Any, operand: Any, out: Any, zeros: Any, scratch: Any, K: int, M: int
+) -> None:
     """Fill M rows of out with the sum of d_product (K, M) times operand (K, N)."""
     d, d_first, d_row = d_product
     y, y_first, N = out
     panel = PANEL_BYTES // operand.itemsize
     # Both are copied block by block: columns a power of two apart would all fall into one set of
     # the cache, and a panel has to stay there. That made 74 of 40 GFLOP/s at (1024, 2048, 256).
-    row = M + 16
-    left = np.empty(GRADIENT_BLOCK * row, operand.dtype)
-    right = np.empty(GRADIENT_BLOCK * (N + panel), operand.dtype)
+    left, row, right = scratch
     for k in range(0, K, GRADIENT_BLOCK):
         n = min(GRADIENT_BLOCK, K - k)
         for q in range(n):
@@ -314,7 +314,11 @@ def weight_gradient(d_product: Columns, operand: Array, out: Array, bias: Array 
     x, y, zeros = flat(operand), flat(out), np.zeros(N, out.dtype)
 
     def some_rows(m0: int, m1: int) -> None:
-        _weight_gradient((d, first + m0, row), x, (y, m0 * N, N), zeros, K, m1 - m0)
+        width = m1 - m0 + 16
+        left = empty((GRADIENT_BLOCK * width,), out.dtype)
+        right = empty((GRADIENT_BLOCK * (N + PANEL_BYTES // out.itemsize),), out.dtype)
+        place, scratch = (y, m0 * N, N), (left, width, right)
+        _weight_gradient((d, first + m0, row), x, place, zeros, scratch, K, m1 - m0)
 
     parallel(some_rows, ranges(M, ROWS, 2.0 * K * M * N))
     if bias is not None:

@@ -1,0 +1,61 @@
+"""The one place that says how near is near enough."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+Solution = dict[str, np.ndarray]
+
+
+class Tolerance(NamedTuple):
+    """Greatest error: of a forward value `forward * (1 + |value|)`, of an element of a gradient
+    `gradient` times the largest element of that gradient.
+    """
+
+    forward: float
+    gradient: float
+
+
+# Both are judged by the reference in float64 on the same (float32) numbers.
+# float64: sums of up to some thousand terms of size 1, in any order: 2**-53 * 1000 is 1e-13.
+# float32: states are at most a few units large and contractive, so that errors of a sum of 128
+# products (about 10 ulp of 2**-24) pass on but hardly grow; gradients are sums of T * B such terms.
+TOLERANCES = {
+    "float64": Tolerance(forward=1e-12, gradient=1e-12),
+    "float32": Tolerance(forward=2e-6, gradient=1e-5),
+}
+
+
+def assert_close(found: Solution, expected: Solution, tolerance: Tolerance) -> None:
+    """Compare two solutions by name; NaN and inf are equal to nothing, not to themselves either."""
+    assert found.keys() == expected.keys()
+    for name, want in expected.items():
+        got = found[name]
+        assert got.shape == want.shape, name
+        if not want.size:
+            continue
+        largest = np.abs(want).max()
+        allowed = (
+            np.full(want.shape, tolerance.gradient * largest)
+            if name.startswith("d_")
+            else tolerance.forward * (1 + np.abs(want))
+        )
+        excess = np.abs(got - want) - allowed
+        # Not `excess > 0`: a NaN must fail.
+        if not (excess <= 0).all():
+            worst = np.unravel_index(np.argmax(np.nan_to_num(excess, nan=np.inf)), want.shape)
+            at = tuple(map(int, worst))
+            raise AssertionError(
+                f"{name}{list(at)}: {got[at]!r} instead of {want[at]!r} "
+                f"(off by {abs(got[at] - want[at]):.2e}, allowed {allowed[at]:.2e})"
+            )
+
+
+def assert_same_bits(found: Solution, expected: Solution) -> None:
+    """Compare two solutions by their bytes."""
+    assert found.keys() == expected.keys()
+    for name, want in expected.items():
+        got = found[name]
+        assert got.dtype == want.dtype, name
+        assert got.shape == want.shape, name
+        assert got.tobytes() == want.tobytes(), name

@@ -1,0 +1,274 @@
+"""Softmax and losses, Linear and Embedding: values and gradients."""
+
+import math
+
+import numpy as np
+import pytest
+
+import fastrnn
+
+RNG = np.random.default_rng
+
+
+def assert_gradient(function, x: np.ndarray, gradient: np.ndarray, seed: int = 0) -> None:
+    """Compare the gradient of a scalar function with central differences, element by element."""
+    assert gradient.shape == x.shape
+    for index in np.ndindex(x.shape):
+        slopes = []
+        for h in (1e-4, 2e-4):
+            ahead, behind = x.copy(), x.copy()
+            ahead[index] += h
+            behind[index] -= h
+            slopes.append((function(ahead) - function(behind)) / (2 * h))
+        expected = (4 * slopes[0] - slopes[1]) / 3
+        assert gradient[index] == pytest.approx(expected, rel=1e-8, abs=1e-9), index
+
+
+# -- softmax --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [-3, -2, -1, 0, 1, 2])
+def test_softmax_of_an_axis(axis: int) -> None:
+    x = RNG(1).standard_normal((2, 3, 4))
+    found = fastrnn.softmax(x, axis)
+    for index in np.ndindex(x.shape):
+        line = list(index)
+        line[axis] = slice(None)
+        total = sum(math.exp(v) for v in x[tuple(line)])
+        assert found[index] == pytest.approx(math.exp(x[index]) / total, rel=1e-14)
+
+
+def test_softmax_takes_the_last_axis_by_default() -> None:
+    x = RNG(1).standard_normal((2, 3))
+    np.testing.assert_array_equal(fastrnn.softmax(x), fastrnn.softmax(x, -1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softmax_is_stable(dtype: str) -> None:
+    largest = np.finfo(dtype).max
+    for values, expected in (
+        ([0, 1000], [0, 1]),
+        ([-1000, -1000], [0.5, 0.5]),
+        ([1e4, 1e4, -1e4], [0.5, 0.5, 0]),
+        ([largest, -largest], [1, 0]),
+        ([largest, largest], [0.5, 0.5]),
+        ([0], [1]),
+    ):
+        with np.errstate(all="raise"):
+            found = fastrnn.softmax(np.array(values, dtype))
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, np.array(expected, dtype))
+
+
+def test_softmax_does_not_change_its_argument() -> None:
+    x = RNG(1).standard_normal((2, 3))
+    before = x.tobytes()
+    fastrnn.softmax(x)
+    assert x.tobytes() == before
+    assert fastrnn.softmax(np.zeros((0, 3))).shape == (0, 3)
+
+
+# -- cross-entropy --------------------------------------------------------------------------------
+
+
+def scalar_cross_entropy(logits, targets, weights, reduction: str) -> float:
+    total = scale = 0.0
+    for index in np.ndindex(targets.shape):
+        row = logits[index].tolist()
+        weight = 1.0 if weights is None else float(weights[index])
+        log_sum = max(row) + math.log(sum(math.exp(v - max(row)) for v in row))
+        total += weight * (log_sum - row[targets[index]])
+        scale += weight
+    return total / scale if reduction == "mean" else total
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(), (4,), (3, 2)], ids=str)
+def test_cross_entropy(shape: tuple[int, ...], weighted: bool, reduction: str) -> None:
+    rng = RNG(2)
+    logits, targets = 3 * rng.standard_normal((*shape, 5)), np.asarray(rng.integers(0, 5, shape))
+    weights = np.asarray(rng.random(shape)) if weighted else None
+    if weighted and shape:
+        weights.flat[0] = 0
+
+    def loss(x: np.ndarray) -> float:
+        return scalar_cross_entropy(x, targets, weights, reduction)
+
+    before = logits.tobytes(), targets.tobytes()
+    value, gradient = fastrnn.softmax_cross_entropy(
+        logits, targets, weights=weights, reduction=reduction
+    )
+    assert isinstance(value, float)
+    assert value == pytest.approx(loss(logits), rel=1e-13)
+    assert_gradient(loss, logits, gradient)
+    assert (logits.tobytes(), targets.tobytes()) == before
+    if weighted and shape:
+        assert (gradient[(0,) * len(shape)] == 0).all()
+
+
+def test_cross_entropy_is_the_mean_by_default() -> None:
+    logits, targets = RNG(2).standard_normal((4, 5)), np.array([0, 1, 2, 4])
+    mean, total = (
+        fastrnn.softmax_cross_entropy(logits, targets, reduction=r)[0] for r in ("mean", "sum")
+    )
+    assert fastrnn.softmax_cross_entropy(logits, targets)[0] == mean == pytest.approx(total / 4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cross_entropy_is_stable(dtype: str) -> None:
+    logits = np.array([[1e4, 0, -1e4], [0, 0, 0]], dtype)
+    with np.errstate(all="raise"):
+        loss, gradient = fastrnn.softmax_cross_entropy(logits, np.array([2, 0]), reduction="sum")
+    assert loss == pytest.approx(2e4 + math.log(3))
+    np.testing.assert_allclose(gradient, [[1, 0, -1], [-2 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+    assert gradient.dtype == dtype
+
+
+def test_cross_entropy_adds_up_in_float64() -> None:
+    """A float32 sum of a million losses would be off in the third digit."""
+    loss, _ = fastrnn.softmax_cross_entropy(
+        np.zeros((1_000_000, 2), np.float32), np.zeros(1_000_000, np.int64), reduction="sum"
+    )
+    assert loss == pytest.approx(1e6 * math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_cross_entropy_of_nothing_is_zero(reduction: str) -> None:
+    loss, gradient = fastrnn.softmax_cross_entropy(
+        np.zeros((0, 3)), np.zeros(0, int), reduction=reduction
+    )
+    assert (loss, gradient.shape) == (0.0, (0, 3))
+    loss, gradient = fastrnn.softmax_cross_entropy(
+        np.ones((2, 3)), np.zeros(2, int), weights=np.zeros(2), reduction=reduction
+    )
+    assert loss == 0
+    assert (gradient == 0).all()
+
+
+# -- mean squared error ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(), (4,), (3, 2)], ids=str)
+def test_mean_squared_error(shape: tuple[int, ...], weighted: bool, reduction: str) -> None:
+    rng = RNG(3)
+    prediction, target = (np.asarray(rng.standard_normal(shape)) for _ in range(2))
+    weights = np.asarray(rng.random(shape)) if weighted else None
+
+    def loss(x: np.ndarray) -> float:
+        total = scale = 0.0
+        for index in np.ndindex(shape):
+            weight = 1.0 if weights is None else float(weights[index])
+            total += weight * (x[index] - target[index]) ** 2
+            scale += weight
+        return float(total / scale if reduction == "mean" else total)
+
+    value, gradient = fastrnn.mean_squared_error(
+        prediction, target, weights=weights, reduction=reduction
+    )
+    assert isinstance(value, float)
+    assert value == pytest.approx(loss(prediction), rel=1e-13)
+    assert_gradient(loss, prediction, gradient)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_mean_squared_error_keeps_the_dtype(dtype: str) -> None:
+    x = np.ones((2, 3), dtype)
+    loss, gradient = fastrnn.mean_squared_error(x, 0 * x)
+    assert loss == 1
+    assert gradient.dtype == dtype
+    np.testing.assert_allclose(gradient, np.full((2, 3), 1 / 3), rtol=1e-6)
+    assert fastrnn.mean_squared_error(x[:0], x[:0])[0] == 0
+
+
+# -- layers without memory ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 2), (0, 2)], ids=str)
+def test_linear(shape: tuple[int, ...], bias: bool) -> None:
+    layer = fastrnn.Linear(3, 4, bias=bias, dtype="float64", seed=1)
+    assert list(layer.parameters) == (["weight", "bias"] if bias else ["weight"])
+    x, u = (RNG(4).standard_normal((*shape, n)) for n in (3, 4))
+    weight = layer.parameters["weight"].tolist()
+    offset = layer.parameters["bias"].tolist() if bias else [0.0] * 4
+    tape = layer.record(x)
+    for y in (layer(x), tape.output):
+        assert y.shape == (*shape, 4)
+        for index in np.ndindex(shape):
+            for o in range(4):
+                total = offset[o] + sum(w * v for w, v in zip(weight[o], x[index], strict=True))
+                assert y[index][o] == pytest.approx(total, rel=1e-13)
+    gradients = tape.backward(u, retain=True)
+    again = tape.backward(u)
+    assert gradients.input.tobytes() == again.input.tobytes()
+    assert gradients.parameters.keys() == layer.parameters.keys()
+
+    def loss_of(name: str):
+        def loss(value: np.ndarray) -> float:
+            layer.parameters[name][...] = value
+            return float(np.sum(u * layer(x)))
+
+        return loss
+
+    for name, array in layer.parameters.items():
+        kept = array.copy()
+        assert_gradient(loss_of(name), kept, gradients.parameters[name])
+        array[...] = kept
+    assert_gradient(lambda v: float(np.sum(u * layer(v))), x, gradients.input)
+
+
+def test_initial_values_of_linear() -> None:
+    layer = fastrnn.Linear(64, 50, seed=1)
+    assert layer.parameters["weight"].shape == (50, 64)
+    assert layer.parameters["bias"].shape == (50,)
+    for array in layer.parameters.values():
+        assert array.dtype == "float32"
+        assert 0.9 / 8 < np.abs(array).max() <= 1 / 8
+    same, other = (fastrnn.Linear(64, 50, seed=s).parameters["weight"] for s in (1, 2))
+    assert (same == layer.parameters["weight"]).all()
+    assert (other != same).any()
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (3, 4), (0,)], ids=str)
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "int32", ">i4"])
+def test_embedding(shape: tuple[int, ...], dtype: str) -> None:
+    layer = fastrnn.Embedding(5, 3, dtype="float64", seed=1)
+    x = np.asarray(RNG(5).integers(0, 4, shape)).astype(dtype)  # repeated rows; row 4 is not used
+    u = RNG(6).standard_normal((*shape, 3))
+    tape = layer.record(x)
+    weight = layer.parameters["weight"]
+    expected = np.zeros((5, 3))
+    for index in np.ndindex(shape):
+        row = int(x[index])
+        assert (layer(x)[index] == weight[row]).all()
+        assert (tape.output[index] == weight[row]).all()
+        expected[row] += u[index]
+    assert tape.output.shape == layer(x).shape == (*shape, 3)
+    gradients = tape.backward(u)
+    assert gradients.input is None
+    np.testing.assert_allclose(gradients.parameters["weight"], expected, rtol=1e-13, atol=1e-15)
+
+
+def test_initial_values_of_an_embedding_are_standard_normal() -> None:
+    weight = fastrnn.Embedding(100, 50, seed=1).parameters["weight"]
+    assert weight.dtype == "float32"
+    assert abs(weight.mean()) < 5 / np.sqrt(5000)
+    assert abs(weight.std() - 1) < 5 / np.sqrt(2 * 5000)
+    assert np.abs(weight).max() > 3
+
+
+def test_layers_without_memory_give_results_of_their_own() -> None:
+    linear, embedding = fastrnn.Linear(2, 2, seed=1), fastrnn.Embedding(3, 2, seed=1)
+    x = np.ones((1, 2), np.float32)
+    for layer, argument in ((linear, x), (embedding, np.array([1]))):
+        output = layer(argument)
+        assert not np.shares_memory(output, layer.parameters["weight"])
+        tape = layer.record(argument)
+        with pytest.raises(ValueError, match="read-only"):
+            tape.output[0, 0] = 1
+        assert all((g == 0).all() for g in tape.backward().parameters.values())
+        with pytest.raises(ValueError, match=r"^tape: backward has already run"):
+            tape.backward()
