@@ -128,9 +128,11 @@ class Stack:
             found = _without_padding(found, lengths)
         if reset_state is not None and mask is None:
             raise ValueError("reset_state: expected None because reset is None, got an array")
-        names = tuple(f"reset_state {s}" for s in self.cell.states)
         states = self._states_in("state", self.state_names, state, found, batched)
-        reset_states = self._states_in("reset_state", names, reset_state, found, batched)
+        reset_states = states  # without resets nothing reads them
+        if mask is not None:
+            names = tuple(f"reset_state {s}" for s in self.cell.states)
+            reset_states = self._states_in("reset_state", names, reset_state, found, batched)
         if mask is not None:
             mask = mask[:, None] if not batched else mask.T.copy() if self.batch_first else mask
         return Inputs(found, states, reset_states, lengths, mask, reset_state is not None, batched)
@@ -140,16 +142,15 @@ class Stack:
     ) -> list[State]:
         """Check a state and split it, one tuple a layer and direction; None stands for zeros."""
         B, n = x.shape[1], len(self.weights)
-        widths = dict(zip(self.cell.states, self.widths, strict=False))
+        widths = self.widths[: len(self.cell.states)]
         if value is None:
-            zeros = tuple(np.zeros((B, width), x.dtype) for width in widths.values())
-            return [zeros] * n
+            return [tuple([np.zeros((B, width), x.dtype) for width in widths])] * n
         arrays = validation.state_tuple(argument, value, self.cell.states)
         leading: list[tuple[str, int]] = [("L*D", n)] if self.stacked else []
         rows = [("B", B)] if batched else []
         letter = "H" if len(set(self.widths)) == 1 else "P"  # of the hidden state
         parts = []
-        for name, array, (state, width) in zip(names, arrays, widths.items(), strict=True):
+        for name, array, state, width in zip(names, arrays, self.cell.states, widths, strict=True):
             found = validation.floating(name, array, x.dtype)
             last = (letter if state == "h" else "H", width)
             validation.shape(name, found, *leading, *rows, last)
@@ -159,7 +160,9 @@ class Stack:
     def _state_out(self, states: list[State], inputs: Inputs) -> Any:
         arrays = []
         for parts in zip(*states, strict=True):
-            array = np.stack(parts) if self.stacked else parts[0]
+            array = parts[0] if len(parts) == 1 else np.stack(parts)
+            if self.stacked and len(parts) == 1:
+                array = array[None]
             arrays.append(array if inputs.batched else array.squeeze(-2))
         return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
@@ -216,11 +219,9 @@ class Stack:
         done: list[Backward] = []  # from the last layer and direction to the first
         if d_y is None:
             d_y = np.zeros_like(_joined(steps[-1]))
-        elif inputs.lengths is not None:
-            d_y = _without_padding(d_y, inputs.lengths)
         for step in reversed(steps):
             shares = []
-            parts = np.split(d_y, self.directions, axis=2)
+            parts = [d_y] if self.directions == 1 else np.split(d_y, self.directions, axis=2)
             for (call, tape), part in reversed(list(zip(step.calls, parts, strict=True))):
                 d_final = d_finals[len(self.weights) - 1 - len(done)]
                 part = np.ascontiguousarray(part)

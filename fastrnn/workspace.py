@@ -90,7 +90,7 @@ class _Blocks:
     block is used again by the next array of its size, once nothing refers to the old one.
     """
 
-    SMALLEST = 1 << 17  # bytes; the C library keeps smaller ones itself
+    SMALLEST = 1 << 20  # bytes; the C library keeps smaller ones itself
     MOST = 1 << 28  # bytes kept at a time
 
     def __init__(self) -> None:

@@ -1,13 +1,15 @@
-"""What every test gets: poisoned workspaces, a clean environment, the backends that are there."""
+"""What every test gets: poisoned and guarded workspaces, a clean environment, the backends."""
 
+import importlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import numpy as np
 import pytest
 
-from fastrnn import threads, workspace
+from fastrnn import dispatch, threads, workspace
 from problems import BACKENDS
 
 # The same examples on every run and machine; a slow first example is a compilation, not a fault.
@@ -16,26 +18,60 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("fixed")
 
+# Before anything is poisoned, so that no module keeps the poisoned `empty` of one test.
+for _name in BACKENDS:
+    importlib.import_module(dispatch.BACKENDS[_name].module)
+
 
 @pytest.fixture(params=BACKENDS, scope="session")
 def backend(request: pytest.FixtureRequest) -> str:
-    """Every backend that is there; test_package.py says why others are not."""
+    """Every backend that is there."""
     return request.param
 
 
+class Poison:
+    """Fills what a kernel is to write, and some bytes around it, with NaN.
+
+    So an element that is left unwritten shows, and so does one that is written where it should not.
+    """
+
+    PATTERN = 0xFF  # NaN in every float, nonsense in every integer
+    GUARD = 128  # bytes on either side: two of the widest vectors
+    MOST = 1 << 26  # bytes kept for `check` at a time
+
+    def __init__(self, allocate: Callable) -> None:
+        self.allocate = allocate
+        self.blocks: list[np.ndarray] = []
+        self.kept = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        size = workspace.size_in_bytes(shape, dtype)
+        block = self.allocate((size + 2 * self.GUARD,), np.dtype(np.uint8))
+        block.fill(self.PATTERN)
+        if self.kept > self.MOST:
+            self.check()
+        self.blocks.append(block)
+        self.kept += size
+        return block[self.GUARD : self.GUARD + size].view(dtype).reshape(shape)
+
+    def check(self) -> None:
+        blocks, self.blocks, self.kept = self.blocks, [], 0
+        for block in blocks:
+            around = np.concatenate((block[: self.GUARD], block[-self.GUARD :]))
+            assert (around == self.PATTERN).all(), "a kernel wrote past the end of an array"
+
+
 @pytest.fixture(autouse=True)
-def _poisoned_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill what a kernel is to write with NaN, so that an element left unwritten shows."""
+def poison() -> Iterator[pytest.MonkeyPatch]:
+    """Poison the workspace; a test that is about its memory itself may undo this."""
     allocate = workspace.empty
-
-    def poisoned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        array = allocate(shape, dtype)
-        array.view(np.uint8).fill(0xFF)  # NaN in every float, nonsense in every integer
-        return array
-
-    for name, module in list(sys.modules.items()):
-        if name.startswith("fastrnn") and getattr(module, "empty", None) is allocate:
-            monkeypatch.setattr(module, "empty", poisoned)
+    guards = Poison(allocate)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("fastrnn") and getattr(module, "empty", None) is allocate:
+                patch.setattr(module, "empty", guards.empty)
+        yield patch
+    guards.check()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The package as a whole: what importing it costs, who imports whom, which backend computes."""
 
 import ast
+import importlib
 import json
 import os
 import platform
@@ -157,6 +158,21 @@ def test_kernels_memory_comes_from_the_workspace(path: Path) -> None:
         and ast.unparse(node.args[0]) not in ("0", "(0,)")
     ]
     assert len(calls) <= allowed.get(room(path), 0), calls
+
+
+def test_poison_reaches_every_module() -> None:
+    for name in dispatch.BACKENDS:
+        if dispatch.BACKENDS[name].missing() is None:
+            importlib.import_module(dispatch.BACKENDS[name].module)
+    users = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("fastrnn") and hasattr(module, "empty")
+    ]
+    assert len(users) > 1
+    for module in users:
+        for size in (5, 1 << 20):  # small, and large enough to be used again
+            assert np.isnan(module.empty((size,), np.dtype(np.float32))).all(), module.__name__
 
 
 # -- backends -------------------------------------------------------------------------------------

@@ -66,8 +66,9 @@ def test_long_work_equals_the_reference(variant: Variant, reverse: bool, backend
     assert_close(problem.solve(backend), problem.solve("numpy"), TOLERANCES["float64"])
 
 
-def test_what_is_kept_of_a_result_stays(backend: str) -> None:
+def test_what_is_kept_of_a_result_stays(backend: str, poison: pytest.MonkeyPatch) -> None:
     """Memory of large results may be used again only when nothing refers to it, not even a view."""
+    poison.undo()  # it refers to all memory
     problem = make_problem(LSTM, Sizes(T=2, B=200, I=170, H=170), Features(), "float32")
     assert all(array.nbytes > workspace.BLOCKS.SMALLEST for array in (problem.x, *problem.d_state))
     solution = problem.solve(backend)
@@ -139,3 +140,30 @@ def test_fork_while_another_thread_allocates() -> None:
     finally:
         done.set()
         thread.join()
+
+
+@forks
+@compiled
+def test_fork_while_another_thread_computes(backend: str) -> None:
+    """(The reference's products are NumPy's: its BLAS may hang in the parent then.)"""
+    problem = make_problem(LSTM, LARGE, EVERYTHING, "float32")
+    fastrnn.set_num_threads(2)
+    expected = problem.solve(backend)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                assert_same_bits(problem.solve(backend), expected)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the test shows it below
+            failures.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    for _ in range(10):
+        in_child(lambda: problem.solve(backend)["output"].tobytes() == expected["output"].tobytes())
+    stop.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert failures == []

@@ -15,6 +15,7 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core.caching import FunctionCache
+from numba.core.options import DefaultOptions
 from numba.core.serialize import dumps
 
 OPTIONS: Any = {  # Any: Numba types its options one by one
@@ -23,6 +24,10 @@ OPTIONS: Any = {  # Any: Numba types its options one by one
     # fastmath stays off: the vector code asks for fused multiply-adds where it wants them.
     # parallel stays off: its threads and a fork do not go together, and its cache is fragile.
 }
+# Without reference counts, which nothing here needs: no kernel allocates. With them a step touches
+# some 40 counters, each an atomic operation: half of the time at H = 32.
+if hasattr(DefaultOptions, "_nrt"):  # no public option
+    OPTIONS["_nrt"] = False
 
 
 def jit(function: Callable[..., Any]) -> Any:

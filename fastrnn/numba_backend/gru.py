@@ -100,9 +100,10 @@ def gru_step(ws: Any, t: Any, b: Any, rows: Any) -> Any:
     product(pre, state, ws.w_rz, pre, rows, H, 2 * H)
     if ws.reset_after:
         product((ws.b_hn, 0, 0), state, ws.w_n, out, rows, H, H)
+        arrays = (g, g, g, ws.hidden_n, h, f.new[0])
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
-            gates_after((g, g, g, ws.hidden_n, h, f.new[0]), (q, q + H, q + 2 * H, s, r, r), H)
+            gates_after(arrays, (q, q + H, q + 2 * H, s, r, r), H)
     else:
         for row in range(b, b + rows):
             q, r = start + row * 3 * H, row * H
@@ -122,13 +123,10 @@ def gru_step_backward(ws: Any, t: Any, b: Any, rows: Any) -> Any:
     out = (d_consumed, b * H, H)
     first = start + b * 3 * H
     if ws.reset_after:
+        arrays = (g, g, g, ws.hidden_n, ws.h, d_h, d_consumed)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
-            gates_after_backward(
-                (g, g, g, ws.hidden_n, ws.h, d_h, d_consumed),
-                (q, q + H, q + 2 * H, s, s, r, r),
-                H,
-            )
+            gates_after_backward(arrays, (q, q + H, q + 2 * H, s, s, r, r), H)
         product(out, (ws.hidden_n, hidden + b * H, H, 1), ws.w_n, out, rows, H, H)
     else:
         for row in range(b, b + rows):
@@ -190,6 +188,6 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     d_n = (flat(hidden_n), 0, H) if after else (d_a, 2 * H, 3 * H)
     grads = ws.weights
     b_rz, b_n = (None, None) if grads.b_hh is None else (grads.b_hh[: 2 * H], grads.b_hh[2 * H :])
-    sequence.weight_gradient((d_a, 0, 3 * H), call.x, grads.ih, grads.b_ih)
-    sequence.weight_gradient((d_a, 0, 3 * H), h, grads.hh[: 2 * H], b_rz)
-    sequence.weight_gradient(d_n, operand_n, grads.hh[2 * H :], b_n)
+    sequence.weight_gradients((d_a, 0, 3 * H), (call.x,), (grads.ih,), grads.b_ih)
+    sequence.weight_gradients((d_a, 0, 3 * H), (h,), (grads.hh[: 2 * H],), b_rz)
+    sequence.weight_gradients(d_n, (operand_n,), (grads.hh[2 * H :],), b_n)

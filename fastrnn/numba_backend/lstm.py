@@ -71,13 +71,10 @@ def lstm_step(ws: Any, t: Any, b: Any, rows: Any) -> Any:
     g = f.gates
     pre = (g, (t * f.B + b) * 4 * H, 4 * H)
     product(pre, (f.states[0], b * R, R, 1), ws.w_hh, pre, rows, R, 4 * H)
+    arrays = (g, g, g, g, f.states[1], f.new[1], ws.hidden)
     for row in range(b, b + rows):
         q, r = (t * f.B + row) * 4 * H, row * H
-        gates_forward(
-            (g, g, g, g, f.states[1], f.new[1], ws.hidden),
-            (q, q + H, q + 2 * H, q + 3 * H, r, r, r),
-            H,
-        )
+        gates_forward(arrays, (q, q + H, q + 2 * H, q + 3 * H, r, r, r), H)
     if ws.projects:
         out = (f.new[0], b * R, R)
         product((ws.zeros, 0, 0), (ws.hidden, b * H, H, 1), ws.w_hr, out, rows, H, R)
@@ -92,13 +89,10 @@ def lstm_step_backward(ws: Any, t: Any, b: Any, rows: Any) -> Any:
         copy((f.d_new[0], ws.d_projected), (b * R, (t * f.B + b) * R), rows * R)
         out = (ws.d_hidden, b * H, H)
         product((f.zeros, 0, 0), (f.d_new[0], b * R, R, 1), ws.w_hr, out, rows, R, H)
+    arrays = (g, g, g, g, ws.c_consumed, ws.c, ws.d_hidden, f.d_new[1], f.d_consumed[1])
     for row in range(b, b + rows):
         q, s, r = (t * f.B + row) * 4 * H, (t * f.B + row) * H, row * H
-        gates_backward(
-            (g, g, g, g, ws.c_consumed, ws.c, ws.d_hidden, f.d_new[1], f.d_consumed[1]),
-            (q, q + H, q + 2 * H, q + 3 * H, s, s, r, r, r),
-            H,
-        )
+        gates_backward(arrays, (q, q + H, q + 2 * H, q + 3 * H, s, s, r, r, r), H)
     pre, out = (g, (t * f.B + b) * 4 * H, 4 * H, 1), (f.d_consumed[0], b * R, R)
     product((f.zeros, 0, 0), pre, ws.w_hh, out, rows, 4 * H, R)
 
@@ -146,7 +140,7 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
         w_hr=frame.w_ih if hr is None else packed(hr),
     )
     sequence.run(sequence.backward, arrays, call)
-    sequence.weight_gradients(call, gates, h, ws)
+    sequence.shared_gradients(call, gates, h, ws)
     if hidden is not None and ws.weights.hr is not None:
         columns = (flat(d_projected), 0, len(ws.weights.hr))
-        sequence.weight_gradient(columns, hidden, ws.weights.hr, None)
+        sequence.weight_gradients(columns, (hidden,), (ws.weights.hr,), None)

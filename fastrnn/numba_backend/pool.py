@@ -19,6 +19,8 @@ def ranges(size: int, unit: int, work: float) -> list[tuple[int, int]]:
 
     All but the last are multiples of `unit`, and none is smaller.
     """
+    if work < 2 * SHARE:
+        return [(0, size)]
     parts = max(1, min(num_threads(), size // unit, int(work / SHARE)))
     units = size // unit
     edges = [units * k // parts * unit for k in range(parts)] + [size]

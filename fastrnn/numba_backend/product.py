@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from ..validation import Array
 from ..workspace import aligned
 from ._jit import jit
-from .vectors import BYTES, I64, POINTER, Lanes, Vec, data, integer, shifted
+from .vectors import BYTES, I64, Lanes, Vec, data, integer, shifted
 
 ROWS = 8 if BYTES == 64 else 4
 PANEL_BYTES = 2 * BYTES
@@ -29,24 +29,29 @@ BLOCK = 256  # k's that a tile runs through at once, so that a panel stays in th
 def _tile(rows: int, panels: int, *, masked: bool = False) -> Any:
     """Make the product of one register tile; if `masked`, only `columns` columns of it exist.
 
-    It takes the four matrices of `product`, their first elements moved to the tile.
+    It takes the four matrices of `product`, and where in them it lies: row, k, and panel.
     """
 
     @intrinsic
-    def tile(typing_context: Any, matrices: Any, K: Any, columns: Any) -> Any:
-        signature = types.void(matrices, types.intp, types.intp)
+    def tile(
+        typing_context: Any, matrices: Any, r: Any, k: Any, p: Any, K: Any, columns: Any
+    ) -> Any:
+        signature = types.void(matrices, *[types.intp] * 5)
 
         def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
             L = Lanes(b, matrices[0][0].dtype)
-            packed, K, columns = arguments
+            packed, r, k, p, K, columns = arguments
+            j = b.mul(p, integer(PANEL_BYTES // L.size))
             vectors = range(2 * panels)
             masks = [L.mask(columns, v * L.width) if masked else None for v in vectors]
 
-            def unpack(k: int) -> tuple[Any, list[Any]]:
-                """Return the address of a matrix's first element, and its steps in elements."""
-                values = cgutils.unpack_tuple(b, b.extract_value(packed, k))
-                address = data(context, b, matrices[k][0], values[0])
-                return shifted(b, address, values[1], L.size), values[2:]
+            def unpack(number: int, *place: Any) -> tuple[Any, list[Any]]:
+                """Return the address of a matrix's element, and its steps in elements."""
+                array, first, *steps = cgutils.unpack_tuple(b, b.extract_value(packed, number))
+                for index, step in zip(place, (*steps, integer(1)), strict=False):
+                    first = b.add(first, b.mul(index, step))
+                address = data(context, b, matrices[number][0], array)
+                return shifted(b, address, first, L.size), steps
 
             def lines(address: Any, step: Any, count: int) -> list[Any]:
                 return [shifted(b, address, b.mul(step, integer(k)), L.size) for k in range(count)]
@@ -57,10 +62,10 @@ def _tile(rows: int, panels: int, *, masked: bool = False) -> Any:
                     for line in lines(address, step, rows)
                 ]
 
-            start_first, (start_row,) = unpack(0)
-            a_first, (a_row, a_k) = unpack(1)
-            w_first, (w_k, w_panel) = unpack(2)
-            out_first, (out_row,) = unpack(3)
+            start_first, (start_row,) = unpack(0, r, j)
+            a_first, (a_row, a_k) = unpack(1, r, k)
+            w_first, (w_k, w_panel) = unpack(2, k, p)
+            out_first, (out_row,) = unpack(3, r, j)
             first = [
                 [L.load(place, mask) for place, mask in zip(row, masks, strict=True)]
                 for row in places(start_first, start_row)
@@ -74,35 +79,32 @@ def _tile(rows: int, panels: int, *, masked: bool = False) -> Any:
             b.branch(head)
 
             b.position_at_end(head)
-            k = b.phi(I64)
-            elements = [b.phi(POINTER) for _ in a_lines]
-            weights = [b.phi(POINTER) for _ in w_lines]
+            # Two running offsets in bytes, which an address takes in for nothing.
+            count, a_offset, w_offset = (b.phi(I64) for _ in range(3))
             sums = [[b.phi(L.type) for _ in vectors] for _ in range(rows)]
-            b.cbranch(b.icmp_signed("<", k, K), body, end)
+            b.cbranch(b.icmp_signed("<", count, K), body, end)
 
             b.position_at_end(body)
             w_values = [
-                L.load(b.gep(weights[v // 2], [integer(v % 2 * BYTES)]), masks[v]) for v in vectors
+                L.load(b.gep(w_lines[v // 2], [b.add(w_offset, integer(v % 2 * BYTES))]), masks[v])
+                for v in vectors
             ]
             for r in range(rows):
-                element = b.load(b.bitcast(elements[r], L.element.as_pointer()))
-                factor = Vec(L, L.spread(element))
+                element = b.bitcast(b.gep(a_lines[r], [a_offset]), L.element.as_pointer())
+                factor = Vec(L, L.spread(b.load(element)))
                 for v in vectors:
                     sums[r][v].add_incoming(first[r][v].value, entry)
                     total = L.fma(factor, w_values[v], Vec(L, sums[r][v]))
                     sums[r][v].add_incoming(total.value, body)
-            k.add_incoming(integer(0), entry)
-            k.add_incoming(b.add(k, integer(1), flags=["nsw"]), body)
-            for pointers, starts, step in ((elements, a_lines, a_step), (weights, w_lines, w_step)):
-                for pointer, line in zip(pointers, starts, strict=True):
-                    pointer.add_incoming(line, entry)
-                    pointer.add_incoming(b.gep(pointer, [step]), body)
+            for counter, step in ((count, integer(1)), (a_offset, a_step), (w_offset, w_step)):
+                counter.add_incoming(integer(0), entry)
+                counter.add_incoming(b.add(counter, step, flags=["nsw"]), body)
             b.branch(head)
 
             b.position_at_end(end)
-            for r, row in enumerate(places(out_first, out_row)):
+            for n, row in enumerate(places(out_first, out_row)):
                 for v in vectors:
-                    L.store(Vec(L, sums[r][v]), row[v], masks[v])
+                    L.store(Vec(L, sums[n][v]), row[v], masks[v])
             return context.get_dummy_value()
 
         return signature, generate
@@ -119,18 +121,6 @@ one_by_rest = _tile(1, 1, masked=True)
 
 
 @jit
-def _at(start: Any, a: Any, w: Any, out: Any, r: int, k: int, p: int) -> Any:
-    """Move the first elements to row r, k, and panel p."""
-    j = p * (PANEL_BYTES // out[0].itemsize)
-    return (
-        (start[0], start[1] + r * start[2] + j, start[2]),
-        (a[0], a[1] + r * a[2] + k * a[3], a[2], a[3]),
-        (w[0], w[1] + k * w[2] + p * w[3], w[2], w[3]),
-        (out[0], out[1] + r * out[2] + j, out[2]),
-    )
-
-
-@jit
 def product(start: Any, a: Any, w: Any, out: Any, B: int, K: int, N: int) -> None:
     """Write start (B, N) + a (B, K) @ w (K, N) to out (B, N), all sizes at least 1.
 
@@ -144,30 +134,31 @@ def product(start: Any, a: Any, w: Any, out: Any, B: int, K: int, N: int) -> Non
     tiled = B - B % ROWS
     for k in range(0, K, BLOCK):
         n = min(BLOCK, K - k)
+        m = (start, a, w, out)
         for p in range(whole):
             for r in range(0, tiled, ROWS):
-                rows_by_panel(_at(start, a, w, out, r, k, p), n, 0)
+                rows_by_panel(m, r, k, p, n, 0)
         if rest:
             for r in range(0, tiled, ROWS):
-                rows_by_rest(_at(start, a, w, out, r, k, whole), n, rest)
+                rows_by_rest(m, r, k, whole, n, rest)
         r = tiled
         while r < B:
             p = 0
             if r + 2 <= B:
                 count = 2
                 while p + 2 <= whole:
-                    two_by_two_panels(_at(start, a, w, out, r, k, p), n, 0)
+                    two_by_two_panels(m, r, k, p, n, 0)
                     p += 2
             else:
                 count = 1
                 while p + 4 <= whole:
-                    one_by_four_panels(_at(start, a, w, out, r, k, p), n, 0)
+                    one_by_four_panels(m, r, k, p, n, 0)
                     p += 4
             for row in range(r, r + count):
                 for q in range(p, whole):
-                    one_by_panel(_at(start, a, w, out, row, k, q), n, 0)
+                    one_by_panel(m, row, k, q, n, 0)
                 if rest:
-                    one_by_rest(_at(start, a, w, out, row, k, whole), n, rest)
+                    one_by_rest(m, row, k, whole, n, rest)
             r += count
         start = out  # the next block goes on where this one has stopped
 

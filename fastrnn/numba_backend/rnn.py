@@ -105,4 +105,4 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
         w_hh=packed(call.weights.hh),
     )
     sequence.run(sequence.backward, arrays, call)
-    sequence.weight_gradients(call, d_a, h, ws)
+    sequence.shared_gradients(call, d_a, h, ws)

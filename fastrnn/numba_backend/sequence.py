@@ -23,6 +23,8 @@ from .vectors import Lanes, Vec, pointwise
 Packed = tuple[Array, int, int, int]  # weights as `product` takes them
 Columns = tuple[Array, int, int]  # of a flat matrix: first element, elements from row to row
 GRADIENT_BLOCK = 64  # rows that a gradient of weights sums up at once
+NO_LENGTHS = np.empty(0, np.int64)
+NO_RESETS = np.empty(0, np.bool_)
 
 
 class ForwardFrame(NamedTuple):
@@ -212,25 +214,28 @@ def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
 
 
 @jit
-def _weight_gradient(
-    d_product: Any, operand: Any, out: Any, zeros: Any, scratch: Any, K: int, M: int
+def _weight_gradients(
+    d_product: Any, operands: Any, outs: Any, zeros: Any, scratch: Any, K: int, M: int
 ) -> None:
-    """Fill M rows of out with the sum of d_product (K, M) times operand (K, N)."""
+    """Fill M rows of each out with the sum of d_product (K, M) times its operand (K, N)."""
     d, d_first, d_row = d_product
-    y, y_first, N = out
-    panel = PANEL_BYTES // operand.itemsize
+    left, row, right = scratch
+    panel = PANEL_BYTES // left.itemsize
     # Both are copied block by block: columns a power of two apart would all fall into one set of
     # the cache, and a panel has to stay there. That made 74 of 40 GFLOP/s at (1024, 2048, 256).
-    left, row, right = scratch
     for k in range(0, K, GRADIENT_BLOCK):
         n = min(GRADIENT_BLOCK, K - k)
         for q in range(n):
             copy((d, left), (d_first + (k + q) * d_row, q * row), M)
-            for j in range(0, N, panel):
-                copy((operand, right), ((k + q) * N + j, j * n + q * panel), min(panel, N - j))
-        place = (y, y_first, N)
-        start = place if k else (zeros, 0, 0)
-        product(start, (left, 0, 1, row), (right, 0, panel, n * panel), place, M, n, N)
+        for number in range(len(operands)):
+            x = operands[number]
+            y, y_first, N = outs[number]
+            for q in range(n):
+                for j in range(0, N, panel):
+                    copy((x, right), ((k + q) * N + j, j * n + q * panel), min(panel, N - j))
+            place = (y, y_first, N)
+            start = place if k else (zeros, 0, 0)
+            product(start, (left, 0, 1, row), (right, 0, panel, n * panel), place, M, n, N)
 
 
 @jit
@@ -294,33 +299,39 @@ def run(loop: Any, ws: Any, call: Call) -> None:
         parallel(partial(loop, ws, first, last), rows)
 
 
-def weight_gradient(d_product: Columns, operand: Array, out: Array, bias: Array | None) -> None:
-    """Fill the gradients of the weights (M, N) and the bias (M,) of a product over a window.
+def weight_gradients(
+    d_product: Columns, operands: tuple[Array, ...], outs: tuple[Array, ...], bias: Array | None
+) -> None:
+    """Fill the gradients of weights, each (M, N), and a bias (M,) of products over a window.
 
-    NumPy's BLAS would take the product at 53 to 108 GFLOP/s on one core, where this takes it at 51
-    to 86, but its threads do not get over a fork that happens while they work, and wait for a busy
-    neighbour: the same step took ten times as long then.
+    NumPy's BLAS would take the products at 53 to 108 GFLOP/s on one core, where this takes them at
+    51 to 86, but its threads do not get over a fork that happens while they work, and wait for a
+    busy neighbour: the same step took ten times as long then.
 
     Parameters
     ----------
     d_product
-        Gradient of the product: M columns of a matrix with T * B rows.
-    operand
-        (T, B, N) what the weights were multiplied with.
+        Gradient of the products: M columns of a matrix with T * B rows.
+    operands
+        Each (T, B, N): what the weights were multiplied with.
     """
     d, first, row = d_product
-    M, N = out.shape
-    K = operand.size // N
-    x, y, zeros = flat(operand), flat(out), np.zeros(N, out.dtype)
+    M, dtype = len(outs[0]), d.dtype
+    sizes = [out.shape[1] for out in outs]
+    N = max(sizes)
+    K = operands[0].size // sizes[0]
+    x, y = tuple(map(flat, operands)), tuple(map(flat, outs))
+    zeros = np.zeros(N, dtype)
 
     def some_rows(m0: int, m1: int) -> None:
         width = m1 - m0 + 16
-        left = empty((GRADIENT_BLOCK * width,), out.dtype)
-        right = empty((GRADIENT_BLOCK * (N + PANEL_BYTES // out.itemsize),), out.dtype)
-        place, scratch = (y, m0 * N, N), (left, width, right)
-        _weight_gradient((d, first + m0, row), x, place, zeros, scratch, K, m1 - m0)
+        left = empty((GRADIENT_BLOCK * width,), dtype)
+        right = empty((GRADIENT_BLOCK * (N + PANEL_BYTES // d.itemsize),), dtype)
+        places = tuple((out, m0 * n, n) for out, n in zip(y, sizes, strict=True))
+        scratch = (left, width, right)
+        _weight_gradients((d, first + m0, row), x, places, zeros, scratch, K, m1 - m0)
 
-    parallel(some_rows, ranges(M, ROWS, 2.0 * K * M * N))
+    parallel(some_rows, ranges(M, ROWS, 2.0 * K * M * sum(sizes)))
     if bias is not None:
         _column_sums(d_product, bias, K)
 
@@ -333,13 +344,13 @@ def summed_bias(call: Call) -> Array:
     return np.asarray(w.b_ih + w.b_hh)
 
 
-def weight_gradients(call: Call, d_a: Array, h: Array, ws: Backward) -> None:
-    """Fill all gradients of weights, where both products have the gradient d_a (T, B, G*H)."""
+def shared_gradients(call: Call, d_a: Array, h: Array, ws: Backward) -> None:
+    """Fill the gradients of the parameters where d_a (T, B, G*H) is that of both products."""
+    w = ws.weights
     columns = (flat(d_a), 0, len(call.weights.ih))
-    weight_gradient(columns, call.x, ws.weights.ih, ws.weights.b_ih)
-    weight_gradient(columns, h, ws.weights.hh, None)
-    if ws.weights.b_hh is not None:
-        ws.weights.b_hh[...] = ws.weights.b_ih
+    weight_gradients(columns, (call.x, h), (w.ih, w.hh), w.b_ih)
+    if w.b_hh is not None:
+        w.b_hh[...] = w.b_ih
 
 
 def _flat(arrays: State) -> State:
@@ -352,8 +363,8 @@ def _scratch(arrays: State) -> State:
 
 def _common(call: Call) -> tuple[int, int, int, int, bool, bool, tuple[int, ...], Array, Array]:
     T, B, I = call.x.shape
-    lengths = np.empty(0, np.int64) if call.lengths is None else call.lengths
-    reset = np.empty(0, np.bool_) if call.reset is None else call.reset
+    lengths = NO_LENGTHS if call.lengths is None else call.lengths
+    reset = NO_RESETS if call.reset is None else call.reset
     widths = tuple(array.shape[1] for array in call.state)
     sizes = (T, B, I, len(call.weights.ih))
     return (*sizes, call.reverse, call.lengths is not None, widths, flat(lengths), flat(reset))

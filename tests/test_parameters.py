@@ -1,0 +1,138 @@
+"""Parameters of the layers: names, shapes, initial values, seeds, loading; and their words."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import fastrnn
+from fastrnn.cells import CELLS
+from problems import VARIANTS, Variant
+
+I, H, P = 2, 4, 3
+variants = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+
+
+def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, want in expected.items():
+        np.testing.assert_array_equal(found[name], want, err_msg=name, strict=True)
+
+
+@variants
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_names_and_shapes_are_those_of_torch(
+    variant: Variant, num_layers: int, bidirectional: bool, bias: bool
+) -> None:
+    layer = getattr(fastrnn, variant.cell.upper())(
+        I,
+        H,
+        num_layers,
+        bidirectional=bidirectional,
+        bias=bias,
+        **({"proj_size": P} if variant.projected else {}),
+        **variant.options,
+    )
+    rows = {"rnn": 1, "gru": 3, "lstm": 4}[variant.cell] * H
+    out = P if variant.projected else H
+    expected = {}
+    for k, direction in itertools.product(
+        range(num_layers), ("", "_reverse") if bidirectional else ("",)
+    ):
+        inputs = I if k == 0 else out * (2 if bidirectional else 1)
+        expected[f"weight_ih_l{k}{direction}"] = (rows, inputs)
+        expected[f"weight_hh_l{k}{direction}"] = (rows, out)
+        if bias:
+            expected[f"bias_ih_l{k}{direction}"] = (rows,)
+            expected[f"bias_hh_l{k}{direction}"] = (rows,)
+        if variant.projected:
+            expected[f"weight_hr_l{k}{direction}"] = (P, H)
+    assert {name: array.shape for name, array in layer.parameters.items()} == expected
+    assert list(layer.parameters) == list(expected)
+
+
+@variants
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_initial_values_are_uniform_between_the_bounds(variant: Variant, dtype: str) -> None:
+    kind = getattr(fastrnn, variant.cell.upper())
+    layer = kind(64, 64, dtype=dtype, seed=5, **variant.options)
+    bound = 1 / 8
+    for name, array in layer.parameters.items():
+        assert array.dtype == dtype, name
+        assert array.min() >= -bound, name
+        assert array.max() <= bound, name
+        if array.ndim == 2:
+            # 4096 and more values: each moment lies within five standard errors.
+            assert abs(array.mean()) < 5 * bound / np.sqrt(3 * array.size), name
+            assert array.std() == pytest.approx(bound / np.sqrt(3), rel=0.05), name
+            assert array.max() > 0.99 * bound, name
+            assert array.min() < -0.99 * bound, name
+
+
+def test_seed_decides_the_initial_values() -> None:
+    first, same, other, fresh, fresher = (
+        fastrnn.LSTM(3, 5, seed=seed).parameters for seed in (7, 7, 8, None, None)
+    )
+    assert_equal(first, same)
+    for name, array in first.items():
+        assert not np.array_equal(array, other[name])
+        assert not np.array_equal(fresh[name], fresher[name])
+    values = np.concatenate([array.reshape(-1) for array in first.values()])
+    assert len(np.unique(values)) > 0.99 * len(values)  # no parameter repeats another's draws
+
+
+def test_load_parameters_copies_and_is_strict() -> None:
+    layer, source = fastrnn.GRU(2, 3, seed=1), fastrnn.GRU(2, 3, seed=2)
+    arrays = dict(layer.parameters)
+    layer.load_parameters(source.parameters)
+    assert_equal(layer.parameters, source.parameters)
+    assert all(layer.parameters[name] is array for name, array in arrays.items())
+    assert not any(
+        np.shares_memory(array, source.parameters[name]) for name, array in arrays.items()
+    )
+
+    good = {name: np.zeros_like(array) for name, array in arrays.items()}
+    before = {name: array.tobytes() for name, array in arrays.items()}
+    last = list(good)[-1]
+    for bad, error, words in (
+        ({k: v for k, v in good.items() if k != last}, ValueError, f"missing {last}"),
+        (good | {"weight": good[last]}, ValueError, "unknown weight"),
+        (good | {last: np.zeros(8, np.float32)}, ValueError, f"mapping['{last}']: expected shape"),
+        (good | {last: np.zeros(9)}, TypeError, f"mapping['{last}']: expected float32"),
+        ([*good.values()], TypeError, "mapping: expected a mapping of arrays, got list"),
+    ):
+        with pytest.raises(error) as raised:
+            layer.load_parameters(bad)
+        assert words in str(raised.value)
+        assert {name: array.tobytes() for name, array in layer.parameters.items()} == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RNN(2, 4, dtype='float32')",
+        "RNN(2, 4, num_layers=2, nonlinearity='relu', dtype='float64')",
+        "GRU(2, 4, bias=False, batch_first=True, reset_after=False, dtype='float32')",
+        "LSTM(2, 4, dropout=0.5, bidirectional=True, proj_size=3, dtype='float32')",
+        "LSTM(2, 4, backend='numpy', dtype='float32')",
+        "RNNCell(2, 4, bias=False, nonlinearity='relu', dtype='float32')",
+        "GRUCell(2, 4, reset_after=False, dtype='float64')",
+        "LSTMCell(2, 4, dtype='float32')",
+        "Linear(2, 4, bias=False, dtype='float32')",
+        "Embedding(2, 4, dtype='float64')",
+        "Sequential(Embedding(5, 2, dtype='float32'), LSTM(2, 4, dtype='float32'))",
+    ],
+)
+def test_repr_is_the_call_that_makes_the_layer(text: str) -> None:
+    names = {name: value for name, value in vars(fastrnn).items() if isinstance(value, type)}
+    made = eval(text, names)  # noqa: S307 - text of this file
+    assert repr(made) == text
+
+
+def test_every_cell_has_a_layer_and_a_single_step() -> None:
+    for name in CELLS:
+        assert getattr(fastrnn, name.upper()).cell is CELLS[name]
+        assert getattr(fastrnn, f"{name.upper()}Cell").cell is CELLS[name]
+        assert callable(getattr(fastrnn.functional, name))
