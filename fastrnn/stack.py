@@ -91,6 +91,9 @@ class Stack:
         output.flags.writeable = False
         finals = [ws.state for _, ws in _flat(steps)]
         cells = [ws.cells for _, ws in steps[-1].calls if ws.cells is not None]
+        cell_states = self._sequence_out(_side_by_side(cells), inputs) if cells else None
+        if cell_states is not None:
+            cell_states.flags.writeable = False
 
         def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
             d_y = None
@@ -107,7 +110,7 @@ class Stack:
             output,
             self._state_out(finals, inputs),
             pullback,
-            self._sequence_out(_side_by_side(cells), inputs) if cells else None,
+            cell_states,
         )
 
     def _read(

@@ -49,7 +49,7 @@ class Tape:
         The final state; None where there is none.
     cell_states
         LSTM only: the cell state of the last layer after every step, laid out like `output`
-        with H (in each direction) as the last dimension; None for other cells.
+        with H (in each direction) as the last dimension, and read-only; None for other cells.
     """
 
     __slots__ = ("_pullback", "cell_states", "output", "state")

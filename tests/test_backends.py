@@ -162,6 +162,9 @@ def test_output_of_a_tape_is_read_only(variant: Variant, backend: str) -> None:
     tape = make_problem(variant, Sizes(3, 2, 2, 4)).call(backend, record=True)
     with pytest.raises(ValueError, match="read-only"):
         tape.output[0, 0, 0] = 1
+    if tape.cell_states is not None:
+        with pytest.raises(ValueError, match="read-only"):
+            tape.cell_states[0, 0, 0] = 1
 
 
 # -- what goes in ---------------------------------------------------------------------------------

@@ -264,6 +264,26 @@ def test_nan_and_inf_in_a_stack_raise_nothing(variant: Variant) -> None:
             assert np.geterr() == before
 
 
+@VARIANT_IDS
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_nothing_given_is_changed(variant: Variant, batch_first: bool) -> None:
+    layer = make(variant, num_layers=2, bidirectional=True, dropout=0.5, batch_first=batch_first)
+    shape = (B, T) if batch_first else (T, B)
+    x, state, reset_state = draw_x(shape=(*shape, I)), draw_state(layer), draw_state(layer, seed=4)
+    sequence = {"lengths": np.array([4, T, 0]), "reset": draw_x(shape=shape) > 0}
+    d_output = draw_x(shape=(*shape, 2 * (P if variant.projected else H)))
+    d_state = draw_state(layer, seed=5)
+    states = [*parts(state), *parts(reset_state), *parts(d_state)]
+    arrays = [x, d_output, *states, *sequence.values(), *layer.parameters.values()]
+    before = [array.tobytes() for array in arrays]
+    layer(x, state, **sequence, reset_state=reset_state)
+    tape = layer.record(x, state, **sequence, reset_state=reset_state)
+    output = tape.output.tobytes()
+    tape.backward(d_output, d_state)
+    assert [array.tobytes() for array in arrays] == before
+    assert tape.output.tobytes() == output
+
+
 # -- windows --------------------------------------------------------------------------------------
 
 
