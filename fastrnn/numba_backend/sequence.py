@@ -23,6 +23,7 @@ from .vectors import Lanes, Vec, pointwise
 Packed = tuple[Array, int, int, int]  # weights as `product` takes them
 Columns = tuple[Array, int, int]  # of a flat matrix: first element, elements from row to row
 GRADIENT_BLOCK = 64  # rows that a gradient of weights sums up at once
+SHORT_ROW = 512  # bytes: a block of rows of this length fits into the L1 cache
 NO_LENGTHS = np.empty(0, np.int64)
 NO_RESETS = np.empty(0, np.bool_)
 
@@ -221,21 +222,27 @@ def _weight_gradients(
     d, d_first, d_row = d_product
     left, row, right = scratch
     panel = PANEL_BYTES // left.itemsize
-    # Both are copied block by block: columns a power of two apart would all fall into one set of
-    # the cache, and a panel has to stay there. That made 74 of 40 GFLOP/s at (1024, 2048, 256).
+    short = SHORT_ROW // left.itemsize
     for k in range(0, K, GRADIENT_BLOCK):
         n = min(GRADIENT_BLOCK, K - k)
-        for q in range(n):
-            copy((d, left), (d_first + (k + q) * d_row, q * row), M)
+        # Long rows are copied: columns a power of two apart would all fall into one set of the
+        # cache, and a panel has to stay there. That made 74 of 40 GFLOP/s at (1024, 2048, 256).
+        a = (d, d_first + k * d_row, 1, d_row)
+        if d_row > short:
+            a = (left, 0, 1, row)
+            for q in range(n):
+                copy((d, left), (d_first + (k + q) * d_row, q * row), M)
         for number in range(len(operands)):
             x = operands[number]
             y, y_first, N = outs[number]
-            for q in range(n):
-                for j in range(0, N, panel):
-                    copy((x, right), ((k + q) * N + j, j * n + q * panel), min(panel, N - j))
-            place = (y, y_first, N)
-            start = place if k else (zeros, 0, 0)
-            product(start, (left, 0, 1, row), (right, 0, panel, n * panel), place, M, n, N)
+            w = (x, k * N, N, panel)
+            if short < N:
+                w = (right, 0, panel, n * panel)
+                for q in range(n):
+                    for j in range(0, N, panel):
+                        copy((x, right), ((k + q) * N + j, j * n + q * panel), min(panel, N - j))
+            out = (y, y_first, N)
+            product(out if k else (zeros, 0, 0), a, w, out, M, n, N)
 
 
 @jit
