@@ -45,6 +45,7 @@ def test_large_work_equals_the_reference(variant: Variant, backend: str) -> None
 
 
 @variants
+@compiled
 def test_number_of_threads_changes_no_bit(variant: Variant, backend: str) -> None:
     problem = make_problem(variant, LARGE, EVERYTHING, "float32", seed=1)
     solutions = []
@@ -83,6 +84,7 @@ def test_what_is_kept_of_a_result_stays(backend: str, poison: pytest.MonkeyPatch
 
 
 @one_of_each_cell
+@compiled
 def test_threads_of_the_caller_do_not_meet(variant: Variant, backend: str) -> None:
     """Calls from several threads at once, each with its problem, give what they give alone."""
     problems = [make_problem(variant, LARGE, EVERYTHING, "float32", seed) for seed in range(4)]
