@@ -232,7 +232,11 @@ class TruncatedBPTT:
         reset: Array | None = None,
         reset_state: Any = None,
     ) -> Window:
-        """Run the next window, of 1 to k1 new steps, and carry the state past it."""
+        """Run the next window, of 1 to k1 new steps, and carry the state past it.
+
+        The arguments are those of the model, for the new steps. `reset_state` holds for resets in
+        the context, too, which is run again: give every window of a sequence the same one.
+        """
         x = validation.array("x", x)
         new = len(x) if x.ndim else 0
         if not 1 <= new <= self.k1:
