@@ -60,22 +60,14 @@ class Sequential(Parametrized):
         reset_state: Any = None,
     ) -> tuple[Array, tuple[Any, ...]]:
         """Infer: return output and final state; arguments as for the layers."""
-        self._check_use(lengths=lengths, reset=reset)
-        states = self._split("state", state)
-        reset_states = self._split("reset_state", reset_state)
         finals = []
-        for layer in self.layers:
+        for layer, arguments in self._arguments(state, lengths, reset, reset_state):
+            result = layer(x, **arguments)
             if isinstance(layer, Recurrent):
-                x, final = layer(
-                    x,
-                    states.pop(0),
-                    lengths=lengths,
-                    reset=reset,
-                    reset_state=reset_states.pop(0),
-                )
+                x, final = result
                 finals.append(final)
             else:
-                x = layer(x)
+                x = result
         return x, tuple(finals)
 
     def record(
@@ -88,23 +80,10 @@ class Sequential(Parametrized):
         reset_state: Any = None,
     ) -> Tape:
         """Run and return a `Tape`; arguments as in a call."""
-        self._check_use(lengths=lengths, reset=reset)
-        states = self._split("state", state)
-        reset_states = self._split("reset_state", reset_state)
         tapes = []
-        for layer in self.layers:
-            if isinstance(layer, Recurrent):
-                tape = layer.record(
-                    x,
-                    states.pop(0),
-                    lengths=lengths,
-                    reset=reset,
-                    reset_state=reset_states.pop(0),
-                )
-            else:
-                tape = layer.record(x)
-            tapes.append(tape)
-            x = tape.output
+        for layer, arguments in self._arguments(state, lengths, reset, reset_state):
+            tapes.append(layer.record(x, **arguments))
+            x = tapes[-1].output
         finals = tuple(
             tape.state
             for layer, tape in zip(self.layers, tapes, strict=True)
@@ -139,10 +118,30 @@ class Sequential(Parametrized):
             tuple(reset_states) if any(state is not None for state in reset_states) else None,
         )
 
-    def _check_use(self, **arguments: object) -> None:
-        for name, value in arguments.items():
-            if value is not None and not any(isinstance(layer, Recurrent) for layer in self.layers):
+    def _arguments(
+        self, state: object, lengths: object, reset: object, reset_state: object
+    ) -> list[tuple[Any, dict[str, Any]]]:
+        """Return each layer with what it takes besides its input."""
+        recurrent = any(isinstance(layer, Recurrent) for layer in self.layers)
+        for name, value in (("lengths", lengths), ("reset", reset)):
+            if value is not None and not recurrent:
                 raise ValueError(f"{name}: expected None, as no layer is recurrent")
+        states = self._split("state", state)
+        reset_states = self._split("reset_state", reset_state)
+        return [
+            (
+                layer,
+                {
+                    "state": states.pop(0),
+                    "lengths": lengths,
+                    "reset": reset,
+                    "reset_state": reset_states.pop(0),
+                }
+                if isinstance(layer, Recurrent)
+                else {},
+            )
+            for layer in self.layers
+        ]
 
     def _split(self, name: str, state: object) -> list[Any]:
         count = sum(isinstance(layer, Recurrent) for layer in self.layers)

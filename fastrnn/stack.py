@@ -136,7 +136,6 @@ class Stack:
         if mask is not None:
             names = tuple(f"reset_state {s}" for s in self.cell.states)
             reset_states = self._states_in("reset_state", names, reset_state, found, batched)
-        if mask is not None:
             mask = mask[:, None] if not batched else mask.T.copy() if self.batch_first else mask
         return Inputs(found, states, reset_states, lengths, mask, reset_state is not None, batched)
 
@@ -163,9 +162,9 @@ class Stack:
     def _state_out(self, states: list[State], inputs: Inputs) -> Any:
         arrays = []
         for parts in zip(*states, strict=True):
-            array = parts[0] if len(parts) == 1 else np.stack(parts)
-            if self.stacked and len(parts) == 1:
-                array = array[None]
+            array = parts[0]
+            if self.stacked:
+                array = np.stack(parts) if len(parts) > 1 else array[None]
             arrays.append(array if inputs.batched else array.squeeze(-2))
         return arrays[0] if len(arrays) == 1 else tuple(arrays)
 

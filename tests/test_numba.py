@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 
 import fastrnn
-
-pytest.importorskip("numba", reason="the Numba backend is an extra")
-
 from fastrnn.numba_backend import activations, pool, vectors
 from fastrnn.numba_backend._jit import CacheFiles, jit
 from fastrnn.numba_backend.vectors import pointwise

@@ -164,11 +164,6 @@ class Lanes:
         test = self.builder.fcmp_ordered(">", x.value, self.vec(0.0).value)
         return self._select(test, then, otherwise)
 
-    def where(self, flag: Any, then: Vec, otherwise: Vec) -> Vec:
-        """Return one of two vectors by a scalar flag (an integer that is 0 or 1)."""
-        test = self.builder.icmp_signed("!=", flag, integer(0))
-        return Vec(self, self.builder.select(test, then.value, otherwise.value))
-
     def _select(self, test: Any, then: Vec | float, otherwise: Vec | float) -> Vec:
         a, b = self.vec(then).value, self.vec(otherwise).value
         return Vec(self, self.builder.select(test, a, b))

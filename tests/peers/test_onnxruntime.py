@@ -7,12 +7,12 @@ one, states as (directions, B, H), and the output as (T, directions, B, H).
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 import fastrnn
 
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.peers
 
 T, B, I, H = 6, 4, 3, 5

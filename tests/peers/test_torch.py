@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import fastrnn
 from fastrnn.cells import CELLS
 
-torch = pytest.importorskip("torch")
 pytestmark = [
     pytest.mark.peers,
     # Which of its implementations torch takes is no concern of ours.
