@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .validation import Array
-from .workspace import Backward, Call, Forward, State, Weights, empty
+from .workspace import Backward, Call, Forward, State, Weights
 
 Records = dict[str, Array]
 
@@ -248,21 +248,13 @@ def consumed_states(call: Call, tape: Forward) -> State:
     That is the state of the step before in the direction of processing, or the initial state, or
     the reset state. Where t >= lengths[b] the value means nothing.
     """
-    sequences = (tape.output,) if tape.cells is None else (tape.output, tape.cells)
-    result = []
-    for sequence, initial, reset_state in zip(sequences, call.state, call.reset_state, strict=True):
-        before = empty(sequence.shape, sequence.dtype)
-        if call.reverse:
-            before[:-1], before[-1] = sequence[1:], initial
-            if call.lengths is not None:
-                last = np.arange(len(before))[:, None] == call.lengths - 1
-                before = np.where(last[..., None], initial, before)
-        else:
-            before[1:], before[0] = sequence[:-1], initial
-        if call.reset is not None:
-            before = np.where(call.reset[..., None], reset_state, before)
-        result.append(before)
-    return tuple(result)
+    consumed = tape.before
+    if call.reverse and call.lengths is not None:
+        first = np.arange(len(call.x))[:, None] == call.lengths - 1
+        consumed = _where(first, call.state, consumed)
+    if call.reset is not None:
+        consumed = _where(call.reset, call.reset_state, consumed)
+    return consumed
 
 
 def _hidden_product(h: Array, weights: Weights) -> Array:
@@ -296,6 +288,6 @@ def _gates(weights: Weights, gates: int) -> list[Weights]:
 def _where(mask: Array, chosen: State, other: State) -> State:
     """Per row of the batch: `chosen` where the mask is true."""
     return tuple(
-        np.where(mask[:, None], a, b).astype(b.dtype, copy=False)
+        np.where(mask[..., None], a, b).astype(b.dtype, copy=False)
         for a, b in zip(chosen, other, strict=True)
     )

@@ -8,7 +8,7 @@ hands the results back as they came.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -335,7 +335,7 @@ def _run_backward(
     if call.x.size:
         if retain:
             records = {name: array.copy() for name, array in tape.records.items()}
-            tape = Forward(tape.output, tape.state, tape.cells, records)
+            tape = replace(tape, records=records)
         kernels.backward(call, tape, d_output, d_state, ws)
     else:
         for gradient in (*ws.weights, *ws.reset_state):

@@ -62,13 +62,14 @@ class Call:
 class Forward:
     """What a forward pass writes.
 
-    When nothing is recorded `cells` is None and `records` is empty. Where t >= lengths[b], `output`
-    and `cells` are zero, and the records are finite but mean nothing.
+    When nothing is recorded `cells` is None, and `before` and `records` are empty. Where
+    t >= lengths[b], `output` and `cells` are zero, and the records are finite but mean nothing.
     """
 
     output: Array  # (T, B, R)
     state: State  # the final state, shaped like Call.state
     cells: Array | None  # (T, B, H), lstm: the cell state after each step
+    before: State  # `output` and `cells` one step earlier: the same memory, the initial state first
     records: dict[str, Array]  # Cell.records: gates (T, B, G, H), others (T, B, H)
 
 
@@ -165,16 +166,24 @@ def _like(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 def forward(call: Call, *, record: bool) -> Forward:
-    """Allocate what the forward pass of `call` writes."""
+    """Allocate what the forward pass of `call` writes, and put the initial state into `before`."""
     T, B, _ = call.x.shape
-    G, H, dtype = len(call.cell.gates), call.hidden_size, call.x.dtype
+    dtype = call.x.dtype
+    state = _like(call.state)
+    if not record:
+        return Forward(empty((T, B, call.weights.hh.shape[1]), dtype), state, None, (), {})
+    sequences, before = [], []
+    for initial in call.state:
+        both = empty((T + 1, *initial.shape), dtype)
+        early, late = both[:-1], both[1:]
+        both[-1 if call.reverse else 0] = initial
+        sequences.append(early if call.reverse else late)
+        before.append(late if call.reverse else early)
+    G, H = len(call.cell.gates), call.hidden_size
     shapes = {name: (T, B, G, H) if name == "gates" else (T, B, H) for name in call.cell.records}
-    return Forward(
-        output=empty((T, B, call.weights.hh.shape[1]), dtype),
-        state=_like(call.state),
-        cells=empty((T, B, H), dtype) if record and "c" in call.cell.states else None,
-        records={name: empty(shape, dtype) for name, shape in shapes.items()} if record else {},
-    )
+    records = {name: empty(shape, dtype) for name, shape in shapes.items()}
+    cells = sequences[1] if len(sequences) > 1 else None
+    return Forward(sequences[0], state, cells, tuple(before), records)
 
 
 def backward(call: Call) -> Backward:

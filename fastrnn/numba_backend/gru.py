@@ -9,7 +9,7 @@ import numpy as np
 from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
-from . import activations, sequence
+from . import activations, gradients, sequence
 from .product import flat, packed, product
 from .sequence import BackwardFrame, ForwardFrame, Packed
 from .vectors import Lanes, Vec, pointwise
@@ -114,14 +114,13 @@ def gru_step(ws: Any, t: Any, b: Any, rows: Any) -> Any:
             update_before((g, g, ws.hidden_n, h, f.new[0]), (q + H, q + 2 * H, s, r, r), H)
 
 
-def gru_step_backward(ws: Any, t: Any, b: Any, rows: Any) -> Any:
+def gru_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
     """One step backward."""
     f = ws.frame
     H = f.widths[0]
     g, d_h, d_consumed = f.d_a, f.d_new[0], f.d_consumed[0]
     start, hidden = t * f.B * 3 * H, t * f.B * H
     out = (d_consumed, b * H, H)
-    first = start + b * 3 * H
     if ws.reset_after:
         arrays = (g, g, g, ws.hidden_n, ws.h, d_h, d_consumed)
         for row in range(b, b + rows):
@@ -133,11 +132,11 @@ def gru_step_backward(ws: Any, t: Any, b: Any, rows: Any) -> Any:
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
             update_before_backward((g, g, ws.h, d_h, d_consumed), (q + H, q + 2 * H, s, r, r), H)
         d_rh = (ws.d_rh, b * H, H)
-        product((f.zeros, 0, 0), (g, first + 2 * H, 3 * H, 1), ws.w_n, d_rh, rows, H, H)
+        product((f.zeros, 0, 0), (g, d_a + 2 * H, 3 * H, 1), ws.w_n, d_rh, rows, H, H)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
             gates_before_backward((g, ws.h, ws.d_rh, d_consumed), (q, s, r, r), H)
-    product(out, (g, first, 3 * H, 1), ws.w_rz, out, rows, 2 * H, H)
+    product(out, (g, d_a, 3 * H, 1), ws.w_rz, out, rows, 2 * H, H)
 
 
 sequence.steps_of(GRUForward, sequence.step, gru_step)
@@ -164,7 +163,7 @@ def forward(call: Call, ws: Forward) -> None:
         w_rz=packed(w.hh[: 2 * H], transpose=True),
         w_n=packed(w.hh[2 * H :], transpose=True),
     )
-    sequence.run(sequence.forward, arrays, call)
+    sequence.run_forward(arrays, call)
 
 
 def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
@@ -183,11 +182,13 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
         w_rz=packed(w.hh[: 2 * H]),
         w_n=packed(w.hh[2 * H :]),
     )
-    sequence.run(sequence.backward, arrays, call)
     d_a = flat(gates)
     d_n = (flat(hidden_n), 0, H) if after else (d_a, 2 * H, 3 * H)
     grads = ws.weights
     b_rz, b_n = (None, None) if grads.b_hh is None else (grads.b_hh[: 2 * H], grads.b_hh[2 * H :])
-    sequence.weight_gradients((d_a, 0, 3 * H), (call.x,), (grads.ih,), grads.b_ih)
-    sequence.weight_gradients((d_a, 0, 3 * H), (h,), (grads.hh[: 2 * H],), b_rz)
-    sequence.weight_gradients(d_n, (operand_n,), (grads.hh[2 * H :],), b_n)
+    wanted = (
+        gradients.weight_gradient((d_a, 0, 3 * H), call.x, grads.ih, grads.b_ih),
+        gradients.weight_gradient((d_a, 0, 3 * H), h, grads.hh[: 2 * H], b_rz),
+        gradients.weight_gradient(d_n, operand_n, grads.hh[2 * H :], b_n),
+    )
+    gradients.run(arrays, wanted, call, gradients.plan(call))

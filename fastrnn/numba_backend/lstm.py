@@ -9,7 +9,7 @@ import numpy as np
 from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
-from . import activations, sequence
+from . import activations, gradients, sequence
 from .product import flat, packed, product
 from .sequence import BackwardFrame, ForwardFrame, Packed, copy
 from .vectors import Lanes, Vec, pointwise
@@ -80,7 +80,7 @@ def lstm_step(ws: Any, t: Any, b: Any, rows: Any) -> Any:
         product((ws.zeros, 0, 0), (ws.hidden, b * H, H, 1), ws.w_hr, out, rows, H, R)
 
 
-def lstm_step_backward(ws: Any, t: Any, b: Any, rows: Any) -> Any:
+def lstm_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
     """One step backward."""
     f = ws.frame
     R, H = f.widths
@@ -93,7 +93,7 @@ def lstm_step_backward(ws: Any, t: Any, b: Any, rows: Any) -> Any:
     for row in range(b, b + rows):
         q, s, r = (t * f.B + row) * 4 * H, (t * f.B + row) * H, row * H
         gates_backward(arrays, (q, q + H, q + 2 * H, q + 3 * H, s, s, r, r, r), H)
-    pre, out = (g, (t * f.B + b) * 4 * H, 4 * H, 1), (f.d_consumed[0], b * R, R)
+    pre, out = (g, d_a, 4 * H, 1), (f.d_consumed[0], b * R, R)
     product((f.zeros, 0, 0), pre, ws.w_hh, out, rows, 4 * H, R)
 
 
@@ -115,7 +115,7 @@ def forward(call: Call, ws: Forward) -> None:
         w_hh=packed(call.weights.hh, transpose=True),
         w_hr=frame.w_ih if hr is None else packed(hr, transpose=True),
     )
-    sequence.run(sequence.forward, arrays, call)
+    sequence.run_forward(arrays, call)
 
 
 def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
@@ -139,8 +139,8 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
         w_hh=packed(call.weights.hh),
         w_hr=frame.w_ih if hr is None else packed(hr),
     )
-    sequence.run(sequence.backward, arrays, call)
-    sequence.shared_gradients(call, gates, h, ws)
+    wanted = gradients.shared_gradients(call, gates, h, ws)
     if hidden is not None and ws.weights.hr is not None:
-        columns = (flat(d_projected), 0, len(ws.weights.hr))
-        sequence.weight_gradients(columns, (hidden,), (ws.weights.hr,), None)
+        columns = (arrays.d_projected, 0, len(ws.weights.hr))
+        wanted += (gradients.weight_gradient(columns, hidden, ws.weights.hr, None),)
+    gradients.run(arrays, wanted, call, gradients.plan(call))

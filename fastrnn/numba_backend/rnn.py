@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
-from . import activations, sequence
+from . import activations, gradients, sequence
 from .product import flat, packed, product
 from .sequence import BackwardFrame, ForwardFrame, Packed
 from .vectors import Lanes, Vec, pointwise
@@ -67,17 +67,17 @@ def rnn_step(ws: Any, t: Any, b: Any, rows: Any) -> Any:
         tanh_forward((f.gates, f.new[0]), (a, h), rows * H)
 
 
-def rnn_step_backward(ws: Any, t: Any, b: Any, rows: Any) -> Any:
+def rnn_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
     """One step backward."""
     f = ws.frame
     H = f.widths[0]
-    a, h = (t * f.B + b) * H, b * H
+    places = ((t * f.B + b) * H, b * H, d_a)
     if ws.relu:
-        relu_backward((ws.output, f.d_new[0], f.d_a), (a, h, a), rows * H)
+        relu_backward((ws.output, f.d_new[0], f.d_a), places, rows * H)
     else:
-        tanh_backward((ws.output, f.d_new[0], f.d_a), (a, h, a), rows * H)
-    out = (f.d_consumed[0], h, H)
-    product((f.zeros, 0, 0), (f.d_a, a, H, 1), ws.w_hh, out, rows, H, H)
+        tanh_backward((ws.output, f.d_new[0], f.d_a), places, rows * H)
+    out = (f.d_consumed[0], b * H, H)
+    product((f.zeros, 0, 0), (f.d_a, d_a, H, 1), ws.w_hh, out, rows, H, H)
 
 
 sequence.steps_of(RNNForward, sequence.step, rnn_step)
@@ -91,18 +91,19 @@ def forward(call: Call, ws: Forward) -> None:
         relu=call.options["nonlinearity"] == "relu",
         w_hh=packed(call.weights.hh, transpose=True),
     )
-    sequence.run(sequence.forward, arrays, call)
+    sequence.run_forward(arrays, call)
 
 
 def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
     """Run it backward and fill `ws`."""
     (h,) = reference.consumed_states(call, tape)
-    d_a = empty(tape.output.shape, call.x.dtype)
+    cut = gradients.plan(call)
+    T, B, H = tape.output.shape
+    d_a = empty((min(T, cut.steps_at_once), B, H), call.x.dtype)
     arrays = RNNBackward(
-        frame=sequence.backward_frame(call, d_output, d_state, d_a, ws),
+        frame=sequence.backward_frame(call, d_output, d_state, d_a, ws, reused=True),
         relu=call.options["nonlinearity"] == "relu",
         output=flat(tape.output),
         w_hh=packed(call.weights.hh),
     )
-    sequence.run(sequence.backward, arrays, call)
-    sequence.shared_gradients(call, d_a, h, ws)
+    gradients.run(arrays, gradients.shared_gradients(call, d_a, h, ws, reused=True), call, cut)

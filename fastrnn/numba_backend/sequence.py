@@ -17,13 +17,10 @@ from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from ._jit import OPTIONS, jit
 from .pool import parallel, ranges
-from .product import PANEL_BYTES, ROWS, flat, packed, product
+from .product import ROWS, flat, packed, product
 from .vectors import Lanes, Vec, pointwise
 
 Packed = tuple[Array, int, int, int]  # weights as `product` takes them
-Columns = tuple[Array, int, int]  # of a flat matrix: first element, elements from row to row
-GRADIENT_BLOCK = 64  # rows that a gradient of weights sums up at once
-SHORT_ROW = 512  # bytes: a block of rows of this length fits into the L1 cache
 NO_LENGTHS = np.empty(0, np.int64)
 NO_RESETS = np.empty(0, np.bool_)
 
@@ -67,27 +64,28 @@ class BackwardFrame(NamedTuple):
     d_new: State  # (B, width): gradient of what a step made
     d_consumed: State  # (B, width): gradient of what it was made of
     d_output: Array  # (T, B, R)
-    d_a: Array  # (T, B, G*H): gradient of the pre-activations
+    d_a: Array  # gradient of the pre-activations, (T, B, G*H), or (fewer, B, G*H) if `reused`
+    reused: bool  # whether d_a holds one run of the loop only, from its first t on
     w_ih: Packed  # (G*H, I), from pre-activations to input
     d_x: Array  # (T, B, I)
-    zeros: Array  # as many as the longest row: where other sums start
+    zeros: Array  # as many as the longest row: where sums start
 
 
 def step(ws: Any, t: int, b: int, rows: int) -> None:
     """Make `frame.new` of `frame.states` and `frame.gates` at t, for rows b ... b + rows - 1."""
 
 
-def step_backward(ws: Any, t: int, b: int, rows: int) -> None:
-    """Make `frame.d_consumed` and `frame.d_a` at t of `frame.d_new`, for some rows."""
+def step_backward(ws: Any, t: int, b: int, rows: int, d_a: int) -> None:
+    """Make `frame.d_consumed` and `frame.d_a` (from its element `d_a` on) of `frame.d_new`."""
 
 
 def steps_of(cell: type, stub: Any, implementation: Any) -> None:
     """Make `implementation` what `stub` does to named tuples of type `cell`."""
 
-    def choose(ws: Any, t: Any, b: Any, rows: Any) -> Any:
+    def choose(ws: Any, *arguments: Any) -> Any:
         return implementation if getattr(ws, "instance_class", None) is cell else None
 
-    overload(stub, jit_options=OPTIONS)(choose)
+    overload(stub, jit_options=OPTIONS, strict=False)(choose)
 
 
 @pointwise("a", "b")
@@ -122,10 +120,10 @@ def _input_share(f: Any, row: int, rows: int) -> None:
 
 
 @jit
-def _input_gradient(f: Any, row: int, rows: int) -> None:
-    """Fill d_x with W_ih^T d_a, for some of the T * B rows."""
+def _input_gradient(f: Any, row: int, rows: int, d_a: int) -> None:
+    """Fill d_x with W_ih^T d_a (from its element `d_a` on), for some of the T * B rows."""
     out = (f.d_x, row * f.I, f.I)
-    product((f.zeros, 0, 0), (f.d_a, row * f.GH, f.GH, 1), f.w_ih, out, rows, f.GH, f.I)
+    product((f.zeros, 0, 0), (f.d_a, d_a, f.GH, 1), f.w_ih, out, rows, f.GH, f.I)
 
 
 @jit
@@ -171,8 +169,11 @@ def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
     """Run rows b0 ... b1 - 1 back through steps first ... last - 1, the last processed first."""
     f = ws.frame
     rows = b1 - b0
+    earliest = first if f.reverse else f.T - last
+    start_d_a = earliest if f.reused else 0
     for number in range(first, last):
         t = number if f.reverse else f.T - 1 - number
+        d_a = ((t - start_d_a) * f.B + b0) * f.GH
         for k in range(len(f.d_states)):
             n = f.widths[k]
             if not f.padded:
@@ -192,9 +193,9 @@ def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
                     add((f.d_states[k], f.d_output, f.d_new[k]), where, n)
                 else:
                     copy((f.d_states[k], f.d_new[k]), (row, row), n)
-        step_backward(ws, t, b0, rows)
+        step_backward(ws, t, b0, rows, d_a)
         if rows >= ROWS:
-            _input_gradient(f, t * f.B + b0, rows)
+            _input_gradient(f, t * f.B + b0, rows, d_a)
         for k in range(len(f.d_states)):
             n = f.widths[k]
             if not f.padded and not f.reset.size:
@@ -210,48 +211,8 @@ def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
                 else:
                     copy((f.d_consumed[k], f.d_states[k]), (row, row), n)
     if rows < ROWS:
-        t = first if f.reverse else f.T - last
-        _input_gradient(f, t * f.B, (last - first) * f.B)
-
-
-@jit
-def _weight_gradients(
-    d_product: Any, operands: Any, outs: Any, zeros: Any, scratch: Any, K: int, M: int
-) -> None:
-    """Fill M rows of each out with the sum of d_product (K, M) times its operand (K, N)."""
-    d, d_first, d_row = d_product
-    left, row, right = scratch
-    panel = PANEL_BYTES // left.itemsize
-    short = SHORT_ROW // left.itemsize
-    for k in range(0, K, GRADIENT_BLOCK):
-        n = min(GRADIENT_BLOCK, K - k)
-        # Long rows are copied: columns a power of two apart would all fall into one set of the
-        # cache, and a panel has to stay there. That made 74 of 40 GFLOP/s at (1024, 2048, 256).
-        a = (d, d_first + k * d_row, 1, d_row)
-        if d_row > short:
-            a = (left, 0, 1, row)
-            for q in range(n):
-                copy((d, left), (d_first + (k + q) * d_row, q * row), M)
-        for number in range(len(operands)):
-            x = operands[number]
-            y, y_first, N = outs[number]
-            w = (x, k * N, N, panel)
-            if short < N:
-                w = (right, 0, panel, n * panel)
-                for q in range(n):
-                    for j in range(0, N, panel):
-                        copy((x, right), ((k + q) * N + j, j * n + q * panel), min(panel, N - j))
-            out = (y, y_first, N)
-            product(out if k else (zeros, 0, 0), a, w, out, M, n, N)
-
-
-@jit
-def _column_sums(columns: Any, out: Any, K: int) -> None:
-    """Fill out (M,) with the sums of K rows of some columns of a flat matrix."""
-    a, first, row = columns
-    clear((out,), (0,), len(out))
-    for k in range(K):
-        accumulate((a, out), (first + k * row, 0), len(out))
+        d_a = (earliest - start_d_a) * f.B * f.GH
+        _input_gradient(f, earliest * f.B, (last - first) * f.B, d_a)
 
 
 def forward_frame(call: Call, ws: Forward, gates: Array, bias: Array) -> ForwardFrame:
@@ -274,7 +235,7 @@ def forward_frame(call: Call, ws: Forward, gates: Array, bias: Array) -> Forward
 
 
 def backward_frame(
-    call: Call, d_output: Array, d_state: State, d_a: Array, ws: Backward
+    call: Call, d_output: Array, d_state: State, d_a: Array, ws: Backward, *, reused: bool = False
 ) -> BackwardFrame:
     """Lay out what the loop reads and writes, and start the running gradient."""
     for array, last in zip(ws.state, d_state, strict=True):
@@ -289,58 +250,30 @@ def backward_frame(
         d_consumed=_scratch(ws.state),
         d_output=flat(d_output),
         d_a=flat(d_a),
+        reused=reused,
         w_ih=packed(call.weights.ih),
         d_x=flat(ws.x),
-        zeros=np.zeros(max(call.x.shape[2], call.hidden_size), call.x.dtype),
+        zeros=np.zeros(max(call.x.shape[2], len(call.weights.ih)), call.x.dtype),
     )
 
 
-def run(loop: Any, ws: Any, call: Call) -> None:
-    """Run a loop over all steps, returning to Python now and then, for Ctrl-C."""
+def step_work(call: Call) -> float:
+    """Return the floating-point operations of a step's products, one way."""
+    return 2.0 * call.x.shape[1] * (call.weights.hh.size + call.weights.ih.size)
+
+
+def run_forward(ws: Any, call: Call) -> None:
+    """Run the loop over all steps, returning to Python now and then, for Ctrl-C."""
     T, B, _ = call.x.shape
-    step_work = 2.0 * B * (call.weights.hh.size + call.weights.ih.size)
-    chunk = max(1, int(5e8 / step_work))  # some 10 ms
-    rows = ranges(B, ROWS, step_work * min(T, chunk))
+    chunk = steps_in_10_ms(call)
+    rows = ranges(B, ROWS, step_work(call) * min(T, chunk))
     for first in range(0, T, chunk):
-        last = min(T, first + chunk)
-        parallel(partial(loop, ws, first, last), rows)
+        parallel(partial(forward, ws, first, min(T, first + chunk)), rows)
 
 
-def weight_gradients(
-    d_product: Columns, operands: tuple[Array, ...], outs: tuple[Array, ...], bias: Array | None
-) -> None:
-    """Fill the gradients of weights, each (M, N), and a bias (M,) of products over a window.
-
-    NumPy's BLAS would take the products at 53 to 108 GFLOP/s on one core, where this takes them at
-    51 to 86, but its threads do not get over a fork that happens while they work, and wait for a
-    busy neighbour: the same step took ten times as long then.
-
-    Parameters
-    ----------
-    d_product
-        Gradient of the products: M columns of a matrix with T * B rows.
-    operands
-        Each (T, B, N): what the weights were multiplied with.
-    """
-    d, first, row = d_product
-    M, dtype = len(outs[0]), d.dtype
-    sizes = [out.shape[1] for out in outs]
-    N = max(sizes)
-    K = operands[0].size // sizes[0]
-    x, y = tuple(map(flat, operands)), tuple(map(flat, outs))
-    zeros = np.zeros(N, dtype)
-
-    def some_rows(m0: int, m1: int) -> None:
-        width = m1 - m0 + 16
-        left = empty((GRADIENT_BLOCK * width,), dtype)
-        right = empty((GRADIENT_BLOCK * (N + PANEL_BYTES // d.itemsize),), dtype)
-        places = tuple((out, m0 * n, n) for out, n in zip(y, sizes, strict=True))
-        scratch = (left, width, right)
-        _weight_gradients((d, first + m0, row), x, places, zeros, scratch, K, m1 - m0)
-
-    parallel(some_rows, ranges(M, ROWS, 2.0 * K * M * sum(sizes)))
-    if bias is not None:
-        _column_sums(d_product, bias, K)
+def steps_in_10_ms(call: Call) -> int:
+    """Return about how many steps take 10 ms."""
+    return max(1, int(5e8 / step_work(call)))
 
 
 def summed_bias(call: Call) -> Array:
@@ -349,15 +282,6 @@ def summed_bias(call: Call) -> Array:
     if w.b_ih is None or w.b_hh is None:
         return np.zeros(len(w.ih), call.x.dtype)
     return np.asarray(w.b_ih + w.b_hh)
-
-
-def shared_gradients(call: Call, d_a: Array, h: Array, ws: Backward) -> None:
-    """Fill the gradients of the parameters where d_a (T, B, G*H) is that of both products."""
-    w = ws.weights
-    columns = (flat(d_a), 0, len(call.weights.ih))
-    weight_gradients(columns, (call.x, h), (w.ih, w.hh), w.b_ih)
-    if w.b_hh is not None:
-        w.b_hh[...] = w.b_ih
 
 
 def _flat(arrays: State) -> State:
