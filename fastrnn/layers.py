@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from . import dispatch, validation, workspace
 from .cells import CELLS, Cell
-from .stack import Stack, read_weights
+from .stack import PARAMETERS, Stack
 from .tape import Gradients, Tape
 from .validation import Array
+from .workspace import Weights
 
 
 def new_parameters(
@@ -50,7 +52,48 @@ class Parametrized:
             self.parameters[name][...] = value
 
 
-class Recurrent(Parametrized):
+class Stacked(Parametrized):
+    """Something that runs a stack on its parameters."""
+
+    dtype: np.dtype[Any]
+    _shapes: Mapping[str, tuple[int, ...]]  # of the parameters
+    _suffixes: tuple[str, ...]  # of their names, one a layer and direction
+    _known: tuple[list[Array], list[tuple[int, ...]], Stack] | None = None
+
+    def _stack(self) -> Stack:
+        """Return the stack on today's parameters, which are checked if they are other arrays."""
+        arrays = list(self.parameters.values())
+        if self._known is not None:
+            known, shapes, stack = self._known
+            if (
+                len(arrays) == len(known)
+                and all(map(operator.is_, arrays, known))
+                and [array.shape for array in arrays] == shapes
+            ):
+                return stack
+        checked: dict[str, Array] = {}
+        for name, shape in self._shapes.items():
+            array = validation.floating(name, self.parameters.get(name), self.dtype)
+            checked[name] = validation.shape(name, array, *shape)
+        stack = self._new_stack(
+            {
+                suffix: Weights(*(checked.get(name + suffix) for name in PARAMETERS))  # type: ignore[arg-type]
+                for suffix in self._suffixes
+            }
+        )
+        # Copies would not follow what the caller changes in place.
+        if all(array is self.parameters[name] for name, array in checked.items()):
+            self._known = arrays, [array.shape for array in arrays], stack
+        return stack
+
+    def _new_stack(self, weights: Mapping[str, Weights]) -> Stack:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_known"}
+
+
+class Recurrent(Stacked):
     """Layers of one cell, one or two directions each; the base of `RNN`, `GRU` and `LSTM`.
 
     Parameters
@@ -126,14 +169,13 @@ class Recurrent(Parametrized):
         self.backend = dispatch.backend_name("backend", backend)
         self.options = validation.options(self.cell, options)
         self.generator = validation.generator("seed", seed)
-        self.parameters = new_parameters(
-            self._parameter_shapes(), self.hidden_size**-0.5, self.dtype, self.generator
-        )
-
-    @property
-    def _suffixes(self) -> list[str]:
         directions = ("", "_reverse") if self.bidirectional else ("",)
-        return [f"_l{k}{direction}" for k in range(self.num_layers) for direction in directions]
+        self._suffixes = tuple(
+            f"_l{k}{direction}" for k in range(self.num_layers) for direction in directions
+        )
+        self._shapes = self._parameter_shapes()
+        bound = self.hidden_size**-0.5
+        self.parameters = new_parameters(self._shapes, bound, self.dtype, self.generator)
 
     def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         directions = 2 if self.bidirectional else 1
@@ -149,11 +191,11 @@ class Recurrent(Parametrized):
             shapes |= {name + suffix: shape for name, shape in row.items()}
         return shapes
 
-    def _stack(self) -> Stack:
+    def _new_stack(self, weights: Mapping[str, Weights]) -> Stack:
         return Stack(
             self.cell,
             self.options,
-            {suffix: read_weights(self.cell, self.parameters, suffix) for suffix in self._suffixes},
+            weights,
             self.backend,
             directions=2 if self.bidirectional else 1,
             batch_first=self.batch_first,
@@ -255,7 +297,7 @@ class LSTM(Recurrent):
     cell = CELLS["lstm"]
 
 
-class RecurrentCell(Parametrized):
+class RecurrentCell(Stacked):
     """One step of a cell; the base of `RNNCell`, `GRUCell` and `LSTMCell`.
 
     Parameters
@@ -283,9 +325,11 @@ class RecurrentCell(Parametrized):
         self.dtype = validation.dtype("dtype", dtype)
         self.backend = dispatch.backend_name("backend", backend)
         self.options = validation.options(self.cell, options)
-        shapes = self.cell.parameter_shapes(self.input_size, self.hidden_size, bias=self.bias)
+        self._suffixes = ("",)
+        self._shapes = self.cell.parameter_shapes(self.input_size, self.hidden_size, bias=self.bias)
         generator = validation.generator("seed", seed)
-        self.parameters = new_parameters(shapes, self.hidden_size**-0.5, self.dtype, generator)
+        bound = self.hidden_size**-0.5
+        self.parameters = new_parameters(self._shapes, bound, self.dtype, generator)
 
     def __call__(self, x: Array, state: Any = None) -> Any:
         """Advance by one step.
@@ -330,8 +374,7 @@ class RecurrentCell(Parametrized):
         axes = ("B",) if found.ndim != 1 else ()
         return validation.shape("x", found, *axes, ("I", self.input_size))[None]
 
-    def _stack(self) -> Stack:
-        weights = {"": read_weights(self.cell, self.parameters)}
+    def _new_stack(self, weights: Mapping[str, Weights]) -> Stack:
         return Stack(self.cell, self.options, weights, self.backend, stacked=False)
 
     def __repr__(self) -> str:

@@ -146,9 +146,10 @@ def size_in_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Allocate an array that a kernel will fill; `MemoryError` if its size cannot be addressed."""
-    size = size_in_bytes(shape, dtype)
+    size = math.prod(shape) * dtype.itemsize
     if size < BLOCKS.SMALLEST:
         return np.empty(shape, dtype)
+    size_in_bytes(shape, dtype)
     return np.asarray(_Lease(BLOCKS.take(size))).view(dtype).reshape(shape)
 
 
@@ -157,7 +158,7 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     extra = 64 // dtype.itemsize
     size = math.prod(shape)
     flat = empty((size + extra,), dtype)
-    first = -flat.ctypes.data % 64 // dtype.itemsize
+    first = -flat.__array_interface__["data"][0] % 64 // dtype.itemsize
     return flat[first : first + size].reshape(shape)
 
 

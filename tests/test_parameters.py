@@ -1,6 +1,9 @@
 """Parameters of the layers: names, shapes, initial values, seeds, loading; and their words."""
 
+import copy
 import itertools
+import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -136,3 +139,53 @@ def test_every_cell_has_a_layer_and_a_single_step() -> None:
         assert getattr(fastrnn, name.upper()).cell is CELLS[name]
         assert getattr(fastrnn, f"{name.upper()}Cell").cell is CELLS[name]
         assert callable(getattr(fastrnn.functional, name))
+
+
+def test_parameters_may_be_changed_between_calls() -> None:
+    """In place, by another array, by one that has to be copied: the next call sees the values."""
+    layer, x = fastrnn.GRU(I, H, seed=0), np.ones((3, 2, I), np.float32)
+    before = layer(x)[0]
+    other = fastrnn.GRU(I, H, seed=1)
+    expected = other(x)[0]
+    assert not np.array_equal(before, expected)
+    for name, value in other.parameters.items():
+        layer.parameters[name][...] = value
+    np.testing.assert_array_equal(layer(x)[0], expected)
+
+    turned = np.zeros((I, 3 * H), np.float32).T  # not C-contiguous
+    layer.parameters["weight_ih_l0"] = turned
+    assert not np.array_equal(layer(x)[0], expected)
+    turned[...] = other.parameters["weight_ih_l0"]
+    np.testing.assert_array_equal(layer(x)[0], expected)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(fastrnn.LSTM, (3, 2, I)), (fastrnn.LSTMCell, (2, I))])
+def test_wrong_parameters_are_found_at_the_next_call(kind: type, shape: tuple[int, ...]) -> None:
+    layer, x = kind(I, H, seed=0), np.ones(shape, np.float32)
+    layer(x)
+    name = next(iter(layer.parameters))
+    layer.parameters[name].shape = (I, 4 * H)  # the same array with another shape
+    with pytest.raises(ValueError, match=rf"{name}: expected shape \(16, 2\), got \(2, 16\)"):
+        layer(x)
+    layer.parameters[name] = np.zeros((4 * H, I))
+    with pytest.raises(TypeError, match=f"{name}: expected float32"):
+        layer(x)
+    del layer.parameters[name]
+    with pytest.raises(TypeError, match=f"{name}: expected an array, got None"):
+        layer(x)
+
+
+def pickled(layer: fastrnn.RNN) -> fastrnn.RNN:
+    return pickle.loads(pickle.dumps(layer))  # noqa: S301 - our own bytes
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled])
+def test_layers_can_be_copied_and_pickled(again: Callable[[fastrnn.RNN], fastrnn.RNN]) -> None:
+    layer, x = fastrnn.RNN(I, H, 2, bidirectional=True, seed=0), np.ones((3, 2, I), np.float32)
+    expected = layer(x)[0]
+    twin = again(layer)
+    np.testing.assert_array_equal(twin(x)[0], expected)
+    if again is not copy.copy:
+        layer.parameters["weight_ih_l0"][...] = 0
+        np.testing.assert_array_equal(twin(x)[0], expected)
+        assert not np.array_equal(layer(x)[0], expected)

@@ -10,6 +10,7 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
+from .gradients import WeightGradient
 from .product import flat, packed, product
 from .sequence import BackwardFrame, ForwardFrame, Packed, copy
 from .vectors import Lanes, Vec, pointwise
@@ -139,7 +140,7 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
         w_hh=packed(call.weights.hh),
         w_hr=frame.w_ih if hr is None else packed(hr),
     )
-    wanted = gradients.shared_gradients(call, gates, h, ws)
+    wanted: tuple[WeightGradient, ...] = gradients.shared_gradients(call, gates, h, ws)
     if hidden is not None and ws.weights.hr is not None:
         columns = (arrays.d_projected, 0, len(ws.weights.hr))
         wanted += (gradients.weight_gradient(columns, hidden, ws.weights.hr, None),)

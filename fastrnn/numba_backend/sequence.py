@@ -259,7 +259,8 @@ def backward_frame(
 
 def step_work(call: Call) -> float:
     """Return the floating-point operations of a step's products, one way."""
-    return 2.0 * call.x.shape[1] * (call.weights.hh.size + call.weights.ih.size)
+    weights: int = call.weights.hh.size + call.weights.ih.size
+    return 2.0 * len(call.state[0]) * weights
 
 
 def run_forward(ws: Any, call: Call) -> None:
