@@ -44,7 +44,7 @@ clean: ## remove all that make made here (not the kept wheels)
 # A stamp says that its environment holds an editable install with its extras. Kept wheels are
 # tried first; what they lack is downloaded as pip is configured, wheels only: no compiler is needed.
 # The build requirements go in first, since building in isolation would need the network again.
-$(STAMPS): pyproject.toml setup.py
+$(STAMPS): pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
 	@set -eu; venv=$(@D); py=$$venv/bin/python; \
 	if ! $$py -m pip --version >/dev/null 2>&1; then \
 	    "$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -67,7 +67,7 @@ $(STAMPS): pyproject.toml setup.py
 	    build_requires | pip install --no-index --find-links "$$WHEELS" -r /dev/stdin && \
 	    pip install --no-index --find-links "$$WHEELS" --no-build-isolation -e '.[$(EXTRAS)]'; }; \
 	mkdir -p "$$WHEELS"; \
-	echo "$$venv: installing fastrnn[$(EXTRAS)]"; \
+	echo "$$venv: installing fastrnn[$(EXTRAS)] (where there is a C compiler, it takes a minute)"; \
 	if ! from_wheels >/dev/null 2>&1; then \
 	    echo "$$venv: downloading wheels to $$WHEELS"; \
 	    build_requires | download -r /dev/stdin; \

@@ -2,4 +2,4 @@
 
 from setuptools import setup
 
-setup()
+setup(cffi_modules=["csrc/build_ffi.py:ffi"])

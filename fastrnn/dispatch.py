@@ -42,7 +42,9 @@ class Backend:
 
 
 def _c_missing() -> str | None:
-    return "not built"
+    if importlib.util.find_spec("fastrnn._c") is None:
+        return "not built: there was no C compiler when fastrnn was installed"  # csrc/build_ffi.py
+    return None
 
 
 def _numba_missing() -> str | None:
@@ -69,6 +71,8 @@ def _missing(name: str) -> str | None:
 
 @cache
 def _load(name: str) -> Kernels:
+    if name == "c":
+        isa()
     module: Kernels = importlib.import_module(BACKENDS[name].module)
     return module
 
@@ -109,10 +113,28 @@ def select(backend: object, cell: str) -> Kernels:
 
 
 def isa() -> str | None:
-    """Name the instruction set that the C kernels use; None while they are not built."""
-    if asked := os.environ.get("FASTRNN_ISA"):
+    """Name the instruction set that the C kernels use; None where they are not built.
+
+    It is chosen when they are first used: ``FASTRNN_ISA``, else the best that this machine has.
+    """
+    asked = os.environ.get("FASTRNN_ISA")
+    if asked:
         validation.choice("FASTRNN_ISA", asked, ISAS)
-    return None
+    if _missing("c") is not None:
+        return None
+    return _use_isa(asked or None)
+
+
+@cache
+def _use_isa(asked: str | None) -> str:
+    kernels: Any = importlib.import_module(BACKENDS["c"].module)
+    here = kernels.isas()
+    if asked is not None and asked not in here:
+        words = ", ".join(here)
+        raise ValueError(f"FASTRNN_ISA: {asked!r} does not run on this machine ({words} do)")
+    name: str = asked or here[-1]
+    kernels.use_isa(name)
+    return name
 
 
 def info() -> dict[str, Any]:

@@ -58,39 +58,31 @@ class Stacked(Parametrized):
     dtype: np.dtype[Any]
     _shapes: Mapping[str, tuple[int, ...]]  # of the parameters
     _suffixes: tuple[str, ...]  # of their names, one a layer and direction
-    _known: tuple[list[Array], list[tuple[int, ...]], Stack] | None = None
+    _known: tuple[list[Array], list[tuple[int, ...]], Mapping[str, Weights]] | None = None
 
-    def _stack(self) -> Stack:
-        """Return the stack on today's parameters, which are checked if they are other arrays."""
+    def _weights(self) -> Mapping[str, Weights]:
+        """Return today's parameters as a stack takes them; they are checked if they are others."""
         arrays = list(self.parameters.values())
         if self._known is not None:
-            known, shapes, stack = self._known
+            known, shapes, weights = self._known
             if (
                 len(arrays) == len(known)
                 and all(map(operator.is_, arrays, known))
                 and [array.shape for array in arrays] == shapes
             ):
-                return stack
+                return weights
         checked: dict[str, Array] = {}
         for name, shape in self._shapes.items():
             array = validation.floating(name, self.parameters.get(name), self.dtype)
             checked[name] = validation.shape(name, array, *shape)
-        stack = self._new_stack(
-            {
-                suffix: Weights(*(checked.get(name + suffix) for name in PARAMETERS))  # type: ignore[arg-type]
-                for suffix in self._suffixes
-            }
-        )
+        weights = {
+            suffix: Weights(*(checked.get(name + suffix) for name in PARAMETERS))  # type: ignore[arg-type]
+            for suffix in self._suffixes
+        }
         # Copies would not follow what the caller changes in place.
         if all(array is self.parameters[name] for name, array in checked.items()):
-            self._known = arrays, [array.shape for array in arrays], stack
-        return stack
-
-    def _new_stack(self, weights: Mapping[str, Weights]) -> Stack:
-        raise NotImplementedError
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_known"}
+            self._known = arrays, [array.shape for array in arrays], weights
+        return weights
 
 
 class Recurrent(Stacked):
@@ -191,11 +183,11 @@ class Recurrent(Stacked):
             shapes |= {name + suffix: shape for name, shape in row.items()}
         return shapes
 
-    def _new_stack(self, weights: Mapping[str, Weights]) -> Stack:
+    def _stack(self) -> Stack:
         return Stack(
             self.cell,
             self.options,
-            weights,
+            self._weights(),
             self.backend,
             directions=2 if self.bidirectional else 1,
             batch_first=self.batch_first,
@@ -374,8 +366,8 @@ class RecurrentCell(Stacked):
         axes = ("B",) if found.ndim != 1 else ()
         return validation.shape("x", found, *axes, ("I", self.input_size))[None]
 
-    def _new_stack(self, weights: Mapping[str, Weights]) -> Stack:
-        return Stack(self.cell, self.options, weights, self.backend, stacked=False)
+    def _stack(self) -> Stack:
+        return Stack(self.cell, self.options, self._weights(), self.backend, stacked=False)
 
     def __repr__(self) -> str:
         return _describe(self, self.cell, self.options, {"bias": True, "backend": None})

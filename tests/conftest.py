@@ -81,3 +81,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("FASTRNN_"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(threads, "_number", None)
+
+
+@pytest.fixture
+def without_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine on which the C kernels could not be built."""
+    rows = dict(dispatch.BACKENDS)
+    rows["c"] = dispatch.Backend("c", rows["c"].module, lambda: "not built")
+    monkeypatch.setattr(dispatch, "BACKENDS", rows)
+    dispatch._missing.cache_clear()
+    yield
+    dispatch._missing.cache_clear()

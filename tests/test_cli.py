@@ -258,7 +258,6 @@ def mistake(capsys, arguments):
         (train("--seconds", "inf"), "seconds: expected a number"),
         (train("--epochs", "0"), "epochs: expected at least 1, got 0"),
         (train("--backend", "abacus"), "backend: expected one of 'c', 'numba', 'numpy'"),
-        (train("--backend", "c"), "backend: 'c' is not available: not built"),
         (train(text="absent"), "absent: No such file"),
         (train(text="."), "Is a directory"),
         (train(text="empty"), "text: .* empty text"),

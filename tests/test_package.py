@@ -83,10 +83,10 @@ def test_public_names() -> None:
 
 # From the ground up: a module imports from lower floors only.
 FLOORS = [
-    {"cells"},
+    {"cells", "_c"},  # _c: the C kernels
     {"validation"},
     {"workspace", "tape", "threads"},
-    {"reference", "numba_backend", "dispatch"},
+    {"reference", "numba_backend", "c_backend", "dispatch"},
     {"stack"},
     {"functional", "layers"},
     {"feedforward", "losses", "optim"},
@@ -98,7 +98,7 @@ FLOORS = [
     {"__init__", "__main__"},
 ]
 # The floor's own: backends share the reference's view of a tape.
-NEIGHBOURS = {("numba_backend", "reference"), ("__main__", "__init__")}
+NEIGHBOURS = {("numba_backend", "reference"), ("c_backend", "reference"), ("__main__", "__init__")}
 
 
 def room(path: Path) -> str:
@@ -229,6 +229,7 @@ def test_environment_chooses_the_backend(name: str, monkeypatch: pytest.MonkeyPa
         ("c", "FASTRNN_BACKEND: 'c' is not available: not built"),
     ],
 )
+@pytest.mark.usefixtures("without_c")
 def test_environment_cannot_ask_for_what_is_not_there(
     value: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,7 +257,8 @@ except ValueError as error:
     print(error)
 """
     why = "numba is not installed: pip install 'fastrnn[numba]'"
-    expected = f"numpy | {why}\nbackend: 'numba' is not available: {why}\n"
+    fastest = "numpy" if dispatch.BACKENDS["c"].missing() else "c"
+    expected = f"{fastest} | {why}\nbackend: 'numba' is not available: {why}\n"
     assert run_python(code) == expected
 
 
@@ -268,13 +270,36 @@ def test_info() -> None:
     assert list(info) == ["version", "python", "numpy", "backend", "backends", "isa", "threads"]
     assert info["python"] == platform.python_version()
     assert info["numpy"] == np.__version__
-    assert info["backends"] == {"c": "not built", "numba": "available", "numpy": "available"}
-    assert info["backend"] == "numba"
-    assert info["isa"] is None
+    c = dispatch.BACKENDS["c"].missing()
+    assert info["backends"] == {"c": c or "available", "numba": "available", "numpy": "available"}
+    assert info["backend"] == ("numba" if c else "c")
+    assert (info["isa"] is None) == (c is not None)
     assert info["threads"] == len(os.sched_getaffinity(0))
     assert json.loads(json.dumps(info)) == info
     major, minor, patch = map(int, info["version"].split("."))
     assert (major, minor, patch) >= (0, 1, 0)
+
+
+@pytest.mark.usefixtures("without_c")
+def test_info_without_c() -> None:
+    info = fastrnn.info()
+    assert info["backends"]["c"] == "not built"
+    assert info["backend"] == "numba"
+    assert info["isa"] is None
+
+
+@pytest.mark.usefixtures("without_c")
+def test_no_backend_is_replaced_silently() -> None:
+    words = r"^backend: 'c' is not available: not built$"
+    for call in (
+        lambda: fastrnn.LSTM(1, 1, backend="c"),
+        lambda: fastrnn.warmup(backend="c"),
+        lambda: fastrnn.functional.rnn(
+            np.ones((1, 1, 1)), None, np.ones((1, 1)), np.ones((1, 1)), backend="c"
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
 
 
 def test_nonsense_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +353,7 @@ def test_warmup_checks_its_arguments() -> None:
     for arguments, error in (
         ({"cell": "elman"}, ValueError),
         ({"dtype": "float16"}, TypeError),
-        ({"backend": "c"}, ValueError),
+        ({"backend": "cuda"}, ValueError),
     ):
         with pytest.raises(error, match=f"^{next(iter(arguments))}: "):
             fastrnn.warmup(**arguments)

@@ -1,0 +1,385 @@
+/* The loop backward. Steps are counted as they are processed forward, and run from the last. */
+
+/* Rows that a gradient of weights sums up at once: a chain, to which the next is added. */
+#define BLOCK_ROWS 256
+
+static int64_t lay_out_backward(backward_job *j, fastrnn_backward_pass *q)
+{
+    const fastrnn_pass *p = &q->forward;
+    const int cell = p->cell, G = gates_of(cell);
+    const int64_t B = p->B, I = p->I, H = p->H, R = p->P ? p->P : H;
+    arena a = {(uintptr_t)p->scratch};
+    *j = (backward_job){.q = q,
+                        .p = p,
+                        .R = R,
+                        .output = p->output,
+                        .cells = p->cells,
+                        .h = q->h,
+                        .c = q->c,
+                        .d_output = q->d_output,
+                        .gates = p->gates,
+                        .hidden_n = p->hidden_n,
+                        .d_a = p->gates,
+                        .d_h = q->d_h0,
+                        .d_c = q->d_c0,
+                        .d_reset_h = q->d_reset_h,
+                        .d_reset_c = q->d_reset_c,
+                        .span = max_of(1, min_of(p->T, BLOCK_ROWS / B)),
+                        .by_rows = shares_rows(p)};
+    j->steps = ceil_div(steps_at_once(p), j->span) * j->span;
+    const int before = cell == FASTRNN_GRU_BEFORE;
+    const int64_t rows = j->span * B, K = before ? 2 * H : G * H;
+    j->w_x = take(&a, ceil_div(I, UNITS) * G * H * UNITS);
+    j->w_h = take(&a, ceil_div(R, UNITS) * K * UNITS);
+    j->w_2 = take(&a, before ? ceil_div(H, UNITS) * H * UNITS : ceil_div(H, UNITS) * p->P * UNITS);
+    if (G == 1)
+        j->d_a = take(&a, rows * H);
+    j->d_hidden = take(&a, before || p->P ? B * H : 0);
+    j->ring_hidden = take(&a, before || p->P ? rows * H : 0);
+    j->ring_d_h = take(&a, rows * p->P);
+    j->left = take(&a, rows * (G * H + MOST_ROWS));
+    j->left_2 = take(&a, G == 3 || p->P ? rows * ((G == 3 ? H : p->P) + MOST_ROWS) : 0);
+    j->right = take(&a, p->threads * rows * UNITS);
+    return (int64_t)(a.next - (uintptr_t)p->scratch);
+}
+
+static void prepare_backward(const backward_job *j, int member, int members)
+{
+    const fastrnn_backward_pass *q = j->q;
+    const fastrnn_pass *p = j->p;
+    const int cell = p->cell, G = gates_of(cell), before = cell == FASTRNN_GRU_BEFORE;
+    const int64_t B = p->B, I = p->I, H = p->H, R = j->R;
+    int64_t blocks = ceil_div(I, UNITS);
+    pack_columns(p->w_ih, I, G * H, I, j->w_x, part(blocks, member, members),
+                 part(blocks, member + 1, members));
+    blocks = ceil_div(R, UNITS);
+    pack_columns(p->w_hh, R, before ? 2 * H : G * H, R, j->w_h, part(blocks, member, members),
+                 part(blocks, member + 1, members));
+    blocks = ceil_div(H, UNITS);
+    int64_t k0 = part(blocks, member, members), k1 = part(blocks, member + 1, members);
+    if (before)
+        pack_columns((const real *)p->w_hh + 2 * H * H, H, H, H, j->w_2, k0, k1);
+    else if (p->P)
+        pack_columns(p->w_hr, H, p->P, H, j->w_2, k0, k1);
+    if (member)
+        return;
+    int64_t t = time_of(p, p->T - 1);
+    const real *d_h = q->d_h_n;
+    for (int64_t b = 0; b < B; b++) {
+        const real *d_y = j->d_output + (t * B + b) * R;
+        for (int64_t u = 0; u < R; u++)
+            j->d_h[b * R + u] = d_h[b * R + u] + (is_valid(p, t, b) ? d_y[u] : 0);
+    }
+    memset(j->d_reset_h, 0, (size_t)(B * R) * sizeof(real));
+    if (cell == FASTRNN_LSTM) {
+        memcpy(j->d_c, q->d_c_n, (size_t)(B * H) * sizeof(real));
+        memset(j->d_reset_c, 0, (size_t)(B * H) * sizeof(real));
+    }
+}
+
+/* The elements of a step that are not products, for some rows and units. */
+INLINE void pointwise(const backward_job *j, const back_step *s, const int cell, const share *who)
+{
+    const fastrnn_pass *p = j->p;
+    const int G = gates_of(cell);
+    for (int64_t b = who->b0; b < who->b1; b++) {
+        const int valid = is_valid(p, s->t, b);
+        for (int64_t u = who->u0; u < who->u1; u += VL) {
+            int n = (int)min_of(who->u1 - u, VL);
+            if (!valid) { /* a step that was not taken */
+                real *d_a = j->d_a + ((G == 1 ? s->at : s->t * p->B) + b) * G * p->H + u;
+                for (int g = 0; g < G; g++)
+                    store_some(d_a + g * p->H, spread(0), n);
+                if (cell == FASTRNN_GRU_AFTER)
+                    store_some(j->hidden_n + (s->t * p->B + b) * p->H + u, spread(0), n);
+                if (cell == FASTRNN_GRU_BEFORE || p->P)
+                    store_some(j->ring_hidden + (s->at + b) * p->H + u, spread(0), n);
+                if (cell != FASTRNN_GRU_BEFORE && !p->P)
+                    carry(j, s, b, u, n, load_some(j->d_h + b * j->R + u, n));
+            } else if (cell == FASTRNN_LSTM)
+                lstm_backward(j, s, b, u, n);
+            else if (cell == FASTRNN_GRU_AFTER)
+                gru_backward(j, s, b, u, n);
+            else if (cell == FASTRNN_GRU_BEFORE)
+                gru_before_backward(j, s, b, u, n);
+            else
+                rnn_backward(j, s, b, u, n, cell);
+        }
+    }
+}
+
+SHARED void all_points(const backward_job *j, const back_step *s, const share *who)
+{
+    switch (j->p->cell) {
+    case FASTRNN_RNN_TANH: pointwise(j, s, FASTRNN_RNN_TANH, who); break;
+    case FASTRNN_RNN_RELU: pointwise(j, s, FASTRNN_RNN_RELU, who); break;
+    case FASTRNN_GRU_AFTER: pointwise(j, s, FASTRNN_GRU_AFTER, who); break;
+    case FASTRNN_GRU_BEFORE: pointwise(j, s, FASTRNN_GRU_BEFORE, who); break;
+    default: pointwise(j, s, FASTRNN_LSTM, who);
+    }
+}
+
+/* Before the elements of a projected step: the gradient of what was projected. */
+static void project_backward(const backward_job *j, const back_step *s, const share *who)
+{
+    const fastrnn_pass *p = j->p;
+    const int64_t P = p->P, H = p->H;
+    product m = {{j->d_h, P, 1, j->w_2, P * UNITS, P}, 0, 0, j->d_hidden, H, H, 0};
+    multiply(&m, who->b0, who->b1, 0, ceil_div(H, UNITS));
+    for (int64_t b = who->b0; b < who->b1; b++) {
+        const int valid = is_valid(p, s->t, b);
+        for (int64_t u = 0; u < P; u += VL) {
+            int n = (int)min_of(P - u, VL);
+            vec d_h = load_some(j->d_h + b * P + u, n);
+            store_some(j->ring_d_h + (s->at + b) * P + u, valid ? d_h : spread(0), n);
+            carry(j, s, b, u, n, valid ? spread(0) : d_h);
+        }
+    }
+}
+
+/* After the first half of a step of the GRU with its reset before: back through W_hn (r h). */
+static void second_half_backward(const backward_job *j, const back_step *s, const share *who)
+{
+    const fastrnn_pass *p = j->p;
+    const int64_t H = p->H;
+    product m = {{j->gates + s->t * p->B * 3 * H + 2 * H, 3 * H, 1, j->w_2, H * UNITS, H}, 0, 0,
+                 j->d_hidden, H, H, 0};
+    multiply(&m, who->b0, who->b1, 0, ceil_div(H, UNITS));
+    for (int64_t b = who->b0; b < who->b1; b++) {
+        const int valid = is_valid(p, s->t, b);
+        for (int64_t u = 0; u < H; u += VL) {
+            int n = (int)min_of(H - u, VL);
+            if (valid)
+                gru_before_backward_2(j, s, b, u, n);
+            else
+                carry(j, s, b, u, n, load_some(j->d_h + b * H + u, n));
+        }
+    }
+}
+
+/* d_h += W_hh^T d_a, then what a reset cuts off. */
+SHARED void state_gradient(const backward_job *j, const back_step *s, const share *who)
+{
+    const fastrnn_pass *p = j->p;
+    const int cell = p->cell;
+    const int64_t GH = gates_of(cell) * p->H, H = p->H, R = j->R;
+    const int64_t n0 = p->P ? 0 : who->u0, n1 = p->P ? R : who->u1;
+    const int64_t row = (gates_of(cell) == 1 ? s->at : s->t * p->B);
+    int64_t K = gates_of(cell) == 3 ? 2 * H : GH;
+    product m = {{j->d_a + row * GH, GH, 1, j->w_h, (cell == FASTRNN_GRU_BEFORE ? K : GH) * UNITS, K},
+                 j->d_h, R, j->d_h, R, R, 0};
+    multiply(&m, who->b0, who->b1, n0 / UNITS, ceil_div(n1, UNITS));
+    if (cell == FASTRNN_GRU_AFTER) { /* the chain goes on over the rows of n */
+        m.o = (operands){j->hidden_n + s->t * p->B * H, H, 1, j->w_h + K * UNITS, GH * UNITS, H};
+        multiply(&m, who->b0, who->b1, n0 / UNITS, ceil_div(n1, UNITS));
+    }
+    if (!p->reset)
+        return;
+    for (int64_t b = who->b0; b < who->b1; b++) {
+        if (!is_reset(p, s->t, b))
+            continue;
+        int next = s->d_next && is_valid(p, s->t_next, b);
+        for (int64_t u = n0; u < n1; u++) {
+            j->d_reset_h[b * R + u] += j->d_h[b * R + u];
+            j->d_h[b * R + u] = next ? s->d_next[b * R + u] : 0;
+        }
+    }
+}
+
+/* --- gradients of the weights */
+
+/* A factor of sums over the rows of a span; `ring`: it holds the rows of one span only. */
+typedef struct {
+    const real *rows;
+    long step;
+    int ring;
+} factor;
+
+/* One gradient of weights: (M, N), and of their bias, or null. */
+typedef struct {
+    factor right; /* (rows, N) */
+    int64_t M, N;
+    real *out, *bias;
+} weight_gradient;
+
+INLINE const real *factor_rows(const fastrnn_pass *p, const factor *f, int64_t t, int64_t earliest)
+{
+    return f->rows + (f->ring ? t - earliest : t) * p->B * f->step;
+}
+
+/* Take a member's part of gradients that have their left factor, (rows, M), in common, with room to
+ * pack it that no other call uses meanwhile. Rows go as the loop has gone: against the order of
+ * processing, within a step in that of the batch. */
+SHARED void take_gradient(const backward_job *j, const factor *left, real *packed,
+                          const weight_gradient *g, int count, int64_t first, int64_t last,
+                          const share *who)
+{
+    const fastrnn_pass *p = j->p;
+    enum { ROWS = TILE_ROWS(2) };
+    const int64_t B = p->B, K = (last - first) * B, M = g->M, tiles = ceil_div(M, ROWS);
+    const int members = who->team->members;
+    const int64_t tile0 = part(tiles, who->member, members);
+    const int64_t tile1 = part(tiles, who->member + 1, members);
+    const int64_t m0 = tile0 * ROWS, m1 = min_of(M, tile1 * ROWS);
+    const int64_t earliest = p->reverse ? time_of(p, last - 1) : time_of(p, first);
+    const int fresh = last == p->T; /* nothing to add to: the last steps come first */
+    if (m0 >= m1)
+        return;
+
+    /* 1. The left factor, tile by tile: [tile][k][row]. */
+    int64_t k = 0;
+    for (int64_t number = last - 1; number >= first; number--) {
+        const real *row = factor_rows(p, left, time_of(p, number), earliest);
+        for (int64_t b = 0; b < B; b++, k++, row += left->step) {
+            for (int64_t tile = tile0; tile < tile1; tile++) {
+                real *to = packed + (tile * K + k) * ROWS;
+                const int64_t m = tile * ROWS;
+                if (M - m >= ROWS)
+                    memcpy(to, row + m, ROWS * sizeof(real));
+                else
+                    memcpy(to, row + m, (size_t)(M - m) * sizeof(real));
+            }
+        }
+    }
+
+    /* 2. For each panel of a right factor: pack it, and multiply all tiles with it. */
+    real *panel = j->right + who->member * j->span * B * UNITS;
+    for (int i = 0; i < count; i++, g++) {
+        for (int64_t n = 0; n < g->N; n += UNITS) {
+            k = 0;
+            for (int64_t number = last - 1; number >= first; number--, k += B) {
+                const real *rows = factor_rows(p, &g->right, time_of(p, number), earliest) + n;
+                pack_columns(rows, g->N, B, min_of(g->N - n, UNITS), panel + k * UNITS, 0, 1);
+            }
+            for (int64_t tile = tile0; tile < tile1 && tile * ROWS < g->M; tile++) {
+                product m = {{packed + tile * K * ROWS, 1, ROWS, panel, 0, K}, 0, 0,
+                             g->out + tile * ROWS * g->N + n, g->N, min_of(g->N - n, UNITS), !fresh};
+                const int rows = (int)min_of(ROWS, g->M - tile * ROWS);
+#define BODY(R) product_tile(&m, R, 0, 0)
+                WITH_ROWS(rows, ROWS, BODY)
+#undef BODY
+            }
+        }
+    }
+    g -= count;
+
+    /* 3. The biases. */
+    for (int64_t m = m0; g->bias && m < m1; m += VL) {
+        vec sum = spread(0);
+        const int some = (int)min_of(m1 - m, VL);
+        for (int64_t number = last - 1; number >= first; number--) {
+            const real *row = factor_rows(p, left, time_of(p, number), earliest) + m;
+            for (int64_t b = 0; b < B; b++, row += left->step)
+                sum = sum + load_some(row, some);
+        }
+        for (int i = 0; i < count; i++) {
+            const int n = (int)min_of(some, g[i].M - m);
+            if (n > 0 && fresh)
+                store_some(g[i].bias + m, sum, n);
+            else if (n > 0)
+                store_some(g[i].bias + m, load_some(g[i].bias + m, n) + sum, n);
+        }
+    }
+}
+
+/* The gradients of the input and of the weights for a span of steps, once all have its d_a. */
+SHARED void take_gradients(const backward_job *j, int64_t first, int64_t last, const share *who)
+{
+    const fastrnn_backward_pass *q = j->q;
+    const fastrnn_pass *p = j->p;
+    const int cell = p->cell, G = gates_of(cell), members = who->team->members;
+    const int64_t B = p->B, I = p->I, H = p->H, GH = G * H, R = j->R;
+    const int64_t rows = (last - first) * B;
+    const int64_t earliest = p->reverse ? time_of(p, last - 1) : time_of(p, first);
+    product m = {{j->d_a + (G == 1 ? 0 : earliest * B * GH), GH, 1, j->w_x, GH * UNITS, GH}, 0, 0,
+                 (real *)q->d_x + earliest * B * I, I, I, 0};
+    multiply(&m, part(rows, who->member, members), part(rows, who->member + 1, members), 0,
+             ceil_div(I, UNITS));
+
+    real *d_w_hh = q->d_w_hh, *d_b_hh = q->d_b_hh;
+    const factor x = {p->x, I, 0}, h = {j->h, R, 0}, hidden = {j->ring_hidden, H, 1};
+    const factor d_a = {j->d_a, GH, G == 1};
+    const weight_gradient shared[2] = {{x, GH, I, q->d_w_ih, q->d_b_ih},
+                                       {h, G == 3 ? 2 * H : GH, R, d_w_hh, d_b_hh}};
+    take_gradient(j, &d_a, j->left, shared, 2, first, last, who);
+    if (G == 3) { /* W_hn has a factor of its own: after the product, or before it */
+        const int before = cell == FASTRNN_GRU_BEFORE;
+        const factor d_n = before ? (factor){j->d_a + 2 * H, GH, 0} : (factor){j->hidden_n, H, 0};
+        const weight_gradient own = {before ? hidden : h, H, H, d_w_hh + 2 * H * H,
+                                     d_b_hh ? d_b_hh + 2 * H : 0};
+        take_gradient(j, &d_n, j->left_2, &own, 1, first, last, who);
+    }
+    if (p->P) {
+        const factor d_h = {j->ring_d_h, p->P, 1};
+        const weight_gradient own = {hidden, p->P, H, q->d_w_hr, 0};
+        take_gradient(j, &d_h, j->left_2, &own, 1, first, last, who);
+    }
+}
+
+SHARED void backward_steps(const backward_job *j, int64_t first, int64_t last, const share *who)
+{
+    const fastrnn_pass *p = j->p;
+    for (int64_t end = last; end > first; end -= j->span) {
+        int64_t begin = max_of(first, end - j->span);
+        int64_t earliest = p->reverse ? time_of(p, end - 1) : time_of(p, begin);
+        for (int64_t number = end - 1; number >= begin; number--) {
+            back_step s = {.t = time_of(p, number)};
+            s.at = (s.t - earliest) * p->B;
+            if (number > 0) {
+                s.t_next = time_of(p, number - 1);
+                s.d_next = j->d_output + s.t_next * p->B * j->R;
+            }
+            if (p->P)
+                project_backward(j, &s, who);
+            all_points(j, &s, who);
+            if (p->cell == FASTRNN_GRU_BEFORE)
+                second_half_backward(j, &s, who);
+            if (who->wait)
+                meet(who);
+            state_gradient(j, &s, who);
+        }
+        meet(who);
+        take_gradients(j, begin, end, who);
+        meet(who); /* before the rings are written again */
+    }
+}
+
+static void backward_member(void *argument, int member, barrier *team)
+{
+    backward_job *j = argument;
+    const fastrnn_pass *p = j->p;
+    const unsigned long before = set_float_state();
+    share who = share_of(p->B, p->H, j->by_rows, member, team);
+    if (p->done == 0) {
+        prepare_backward(j, member, team->members);
+        meet(&who);
+    }
+    int64_t last = p->T - p->done, first = max_of(0, last - j->steps);
+    backward_steps(j, first, last, &who);
+    restore_float_state(before);
+}
+
+static void backward(fastrnn_backward_pass *q)
+{
+    backward_job j;
+    fastrnn_pass *p = &q->forward;
+    lay_out_backward(&j, q);
+    int64_t steps = min_of(p->T - p->done, j.steps);
+    int64_t shares = j.by_rows ? p->B / 4 : ceil_div(p->H, UNITS);
+    run(p, backward_member, &j, 2 * step_work(p) * (double)steps, shares);
+    p->done += steps;
+}
+
+static int64_t scratch_bytes(const fastrnn_pass *pass, int backward)
+{
+    if (backward) {
+        backward_job j;
+        fastrnn_backward_pass q = {.forward = *pass};
+        q.forward.scratch = 0;
+        return lay_out_backward(&j, &q);
+    }
+    forward_job j;
+    fastrnn_pass p = *pass;
+    p.scratch = 0;
+    return lay_out_forward(&j, &p);
+}

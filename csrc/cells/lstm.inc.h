@@ -1,0 +1,46 @@
+/* LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000): gates i, f, g, o. */
+
+/* c' = f c + i g; h = o tanh(c'); v: the pre-activations. */
+INLINE void lstm_forward(const forward_job *j, const step *s, int64_t b, int64_t u, int n,
+                         const vec *v)
+{
+    int64_t H = j->p->H, row = s->t * j->p->B + b;
+    vec i = sigmoid(v[0]), f = sigmoid(v[1]), g = tanh_(v[2]), o = sigmoid(v[3]);
+    vec c = fma_(f, load_some(j->c + b * H + u, n), i * g);
+    vec h = o * tanh_(c);
+    if (j->gates) {
+        real *gates = j->gates + row * 4 * H + u;
+        store_some(gates, i, n);
+        store_some(gates + H, f, n);
+        store_some(gates + 2 * H, g, n);
+        store_some(gates + 3 * H, o, n);
+        store_some(j->cells + row * H + u, c, n);
+    }
+    vec next = resets_next(j, s, b) ? reset_value(j->reset_c, b * H + u, n) : c;
+    store_some(j->c + b * H + u, next, n);
+    if (j->p->P)
+        store_some(j->hidden + b * H + u, h, n);
+    else
+        put_hidden(j, s, b, u, n, h);
+}
+
+/* The gates become the gradients of their pre-activations; returns what is carried to h: nothing. */
+INLINE void lstm_backward(const backward_job *j, const back_step *s, int64_t b, int64_t u, int n)
+{
+    int64_t H = j->p->H, row = s->t * j->p->B + b;
+    real *gates = j->gates + row * 4 * H + u, *d_c = j->d_c + b * H + u;
+    vec i = load_some(gates, n), f = load_some(gates + H, n);
+    vec g = load_some(gates + 2 * H, n), o = load_some(gates + 3 * H, n);
+    vec t = tanh_(load_some(j->cells + row * H + u, n));
+    vec d_h = load_some((j->p->P ? j->d_hidden : j->d_h) + b * H + u, n);
+    vec d = fma_(d_h * o, (real)1 - t * t, load_some(d_c, n));
+    store_some(gates, d * g * i * ((real)1 - i), n);
+    store_some(gates + H, d * load_some(j->c + row * H + u, n) * f * ((real)1 - f), n);
+    store_some(gates + 2 * H, d * i * ((real)1 - g * g), n);
+    store_some(gates + 3 * H, d_h * t * o * ((real)1 - o), n);
+    if (j->p->P)
+        store_some(j->ring_hidden + (s->at + b) * H + u, o * t, n);
+    else
+        carry(j, s, b, u, n, spread(0));
+    carry_cell(j, s, b, u, n, d * f);
+}

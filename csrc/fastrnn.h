@@ -1,0 +1,75 @@
+/* The C interface of fastrnn.
+ *
+ * build_ffi.py reads what stands between the two marks and declares it to Python: it is written once.
+ * Sizes are T (time), B (batch), I (input), H (hidden), P (projection, 0 for none), R (P or H),
+ * G (gates). Arrays are contiguous and hold floats or doubles (`real_bytes`).
+ */
+#ifndef FASTRNN_H
+#define FASTRNN_H
+
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define FASTRNN_API __attribute__((visibility("default")))
+#else
+#define FASTRNN_API
+#endif
+
+/* begin of the interface */
+enum { FASTRNN_RNN_TANH, FASTRNN_RNN_RELU, FASTRNN_GRU_AFTER, FASTRNN_GRU_BEFORE, FASTRNN_LSTM };
+
+/* A layer in one direction over a window, and what its forward pass reads and writes. */
+typedef struct {
+    int64_t T, B, I, H, P;
+    int32_t cell;       /* one of the above */
+    int32_t real_bytes; /* 4 or 8 */
+    int32_t reverse;    /* from t = T-1 to 0 */
+    int32_t threads;    /* at most */
+    const void *lengths; /* int64_t (B,), or null */
+    const void *reset;   /* bytes (T, B), or null */
+    const void *x;                          /* (T, B, I); zero where t >= lengths[b] */
+    const void *w_ih, *w_hh, *b_ih, *b_hh;  /* (G*H, I), (G*H, R), (G*H,) or null */
+    const void *w_hr;                       /* (P, H), or null */
+    const void *h0, *c0;                    /* (B, R), (B, H), or null for zeros */
+    const void *reset_h, *reset_c;          /* what a reset makes of them, or null for zeros */
+    void *output;    /* (T, B, R) */
+    void *h_n, *c_n; /* (B, R), (B, H) */
+    void *cells;     /* (T, B, H), or null: not wanted */
+    void *gates;     /* (T, B, G, H), or null */
+    void *hidden_n;  /* (T, B, H), or null; GRU */
+    void *scratch;   /* at a multiple of 64 bytes; keeps the state of a pass between calls */
+    int64_t done;    /* steps that are; 0 at first */
+} fastrnn_pass;
+
+/* What a backward pass reads and writes besides; it overwrites `gates` and `hidden_n`. */
+typedef struct {
+    fastrnn_pass forward;
+    const void *h, *c;                    /* (T, B, R), (T, B, H): the states that steps consumed */
+    const void *d_output, *d_h_n, *d_c_n; /* (T, B, R), (B, R), (B, H) */
+    void *d_x, *d_w_ih, *d_w_hh, *d_b_ih, *d_b_hh, *d_w_hr;
+    void *d_h0, *d_c0, *d_reset_h, *d_reset_c;
+} fastrnn_backward_pass;
+
+/* Bytes of scratch that a pass needs. */
+FASTRNN_API int64_t fastrnn_scratch(const fastrnn_pass *pass, int backward);
+
+/* Go on with a pass for some 10 ms; return whether steps are left. */
+FASTRNN_API int fastrnn_forward(fastrnn_pass *pass);
+FASTRNN_API int fastrnn_backward(fastrnn_backward_pass *pass);
+
+/* End the threads; the next pass that wants some starts them anew. */
+FASTRNN_API void fastrnn_stop(void);
+
+/* Instruction sets, in ascending order: the best is used. */
+FASTRNN_API int fastrnn_isa_count(void);
+FASTRNN_API const char *fastrnn_isa_name(int isa);
+FASTRNN_API int fastrnn_isa_runs_here(int isa);
+FASTRNN_API int fastrnn_isa(void);
+FASTRNN_API void fastrnn_set_isa(int isa);
+
+/* y = exp(x), sigmoid(x), tanh(x) of n floats or doubles: what the kernels compute, for tests. */
+enum { FASTRNN_EXP, FASTRNN_SIGMOID, FASTRNN_TANH };
+FASTRNN_API void fastrnn_activation(int which, int real_bytes, const void *x, void *y, int64_t n);
+/* end of the interface */
+
+#endif

@@ -1,0 +1,305 @@
+/* The loop forward. */
+
+/* Find the place of everything; return the bytes of scratch. */
+static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
+{
+    const int cell = p->cell, C = columns_of(cell);
+    const int64_t B = p->B, I = p->I, H = p->H, R = p->P ? p->P : H;
+    arena a = {(uintptr_t)p->scratch};
+    *j = (forward_job){.p = p,
+                       .R = R,
+                       .panels = ceil_div(H, vectors_of(cell) * VL),
+                       .reset_h = p->reset_h,
+                       .reset_c = p->reset_c,
+                       .output = p->output,
+                       .cells = p->cells,
+                       .gates = p->gates,
+                       .hidden_n = p->hidden_n,
+                       .by_rows = shares_rows(p)};
+    const int before = cell == FASTRNN_GRU_BEFORE;
+    /* With few rows (of a thread) the input's product has too few for a tile; and weights that do
+     * not stay in the cache are better read once for several steps. */
+    int64_t bytes = (I + R) * gates_of(cell) * H * (int64_t)sizeof(real);
+    if (before || B < 2 * MOST_ROWS || bytes > 1000000)
+        j->ahead = min_of(p->T, max_of(1, 64 / B));
+    j->w_x = take(&a, j->panels * I * C * VL);
+    j->w_h = take(&a, j->panels * R * (before ? 2 : C) * VL);
+    j->w_2 = take(&a, before ? ceil_div(H, UNITS) * H * UNITS : ceil_div(p->P, UNITS) * H * UNITS);
+    j->bias = take(&a, j->panels * C * VL);
+    j->bias_n = take(&a, ceil_div(H, UNITS) * UNITS);
+    j->states[0] = take(&a, B * R);
+    j->states[1] = take(&a, B * R);
+    j->c = take(&a, cell == FASTRNN_LSTM ? B * H : 0);
+    j->pre = take(&a, j->ahead * B * j->panels * C * VL);
+    j->hidden = take(&a, before || p->P ? B * H : 0);
+    j->r = take(&a, before ? B * H : 0);
+    j->z = take(&a, before ? B * H : 0);
+    j->hidden_product = take(&a, before ? B * H : 0);
+    return (int64_t)(a.next - (uintptr_t)p->scratch);
+}
+
+/* Pack a part of the weights and, one member alone, start the running state. */
+static void prepare_forward(const forward_job *j, int member, int members)
+{
+    const fastrnn_pass *p = j->p;
+    const int cell = p->cell, G = gates_of(cell), V = vectors_of(cell), C = G * V;
+    const int64_t H = p->H, R = j->R, B = p->B;
+    int64_t q0 = part(j->panels, member, members), q1 = part(j->panels, member + 1, members);
+    pack_rows(p->w_ih, p->I, H, G, V, j->w_x, q0, q1);
+    pack_rows(p->w_hh, R, H, cell == FASTRNN_GRU_BEFORE ? 2 : G, V, j->w_h, q0, q1);
+    int64_t blocks = ceil_div(cell == FASTRNN_GRU_BEFORE ? H : p->P, UNITS);
+    int64_t k0 = part(blocks, member, members), k1 = part(blocks, member + 1, members);
+    if (cell == FASTRNN_GRU_BEFORE)
+        pack_rows((const real *)p->w_hh + 2 * H * H, H, H, 1, 2, j->w_2, k0, k1);
+    else if (p->P)
+        pack_rows(p->w_hr, H, p->P, 1, 2, j->w_2, k0, k1);
+    if (member)
+        return;
+    const real *b_ih = p->b_ih, *b_hh = p->b_hh;
+    memset(j->bias, 0, (size_t)(j->panels * C * VL) * sizeof(real));
+    memset(j->bias_n, 0, (size_t)(ceil_div(H, UNITS) * UNITS) * sizeof(real));
+    for (int64_t k = 0; b_ih && k < G * H; k++) {
+        int64_t g = k / H, u = k % H;
+        int apart = G == 3 && g == 2; /* the GRU's n: r comes in between */
+        j->bias[(u / (V * VL) * C + g * V + u / VL % V) * VL + u % VL] =
+            apart ? b_ih[k] : b_ih[k] + b_hh[k];
+        if (apart)
+            j->bias_n[u] = b_hh[k];
+    }
+    int64_t t = time_of(p, 0);
+    for (int64_t b = 0; b < B; b++) {
+        int reset = is_reset(p, t, b);
+        const real *h = reset ? p->reset_h : p->h0, *c = reset ? p->reset_c : p->c0;
+        for (int64_t u = 0; u < R; u++)
+            j->states[0][b * R + u] = h ? h[b * R + u] : 0;
+        for (int64_t u = 0; cell == FASTRNN_LSTM && u < H; u++)
+            j->c[b * H + u] = c ? c[b * H + u] : 0;
+    }
+}
+
+/* Take R rows of the input's product, `row` being the first of all T * B, to row `at` of `pre`. */
+INLINE void input_tile(const forward_job *j, const int C, const int R, int64_t row, int64_t at,
+                       int64_t q)
+{
+    const int64_t I = j->p->I;
+    vec acc[ACCUMULATORS];
+    UNROLL
+    for (int i = 0; i < R * C; i++)
+        acc[i] = load(j->bias + (q * C + i % C) * VL);
+    operands o = {(const real *)j->p->x + row * I, I, 1, j->w_x + q * I * C * VL, 0, I};
+    chain(acc, R, 1, C, o);
+    UNROLL
+    for (int i = 0; i < R * C; i++)
+        store(j->pre + (((at + i / C) * j->panels + q) * C + i % C) * VL, acc[i]);
+}
+
+INLINE void input_ahead(const forward_job *j, const int C, int64_t t0, int64_t steps,
+                        const share *s)
+{
+    const int V = vectors_of(j->p->cell);
+    const int64_t B = j->p->B;
+    const int whole_batch = s->b1 - s->b0 == B;
+    for (int64_t q = s->u0 / (V * VL); q * V * VL < s->u1; q++) {
+        for (int64_t t = 0; t < (whole_batch ? 1 : steps); t++) {
+            int64_t row = t * B + s->b0, end = whole_batch ? steps * B : t * B + s->b1;
+            while (row < end) {
+                int rows = tile_rows(end - row, TILE_ROWS(C));
+#define BODY(R) input_tile(j, C, R, t0 * B + row, row, q)
+                WITH_ROWS(rows, TILE_ROWS(C), BODY)
+#undef BODY
+                row += rows;
+            }
+        }
+    }
+}
+
+/* Gates and states of a tile, from its pre-activations v[row * panels + panel][column]. */
+INLINE void points_of(const forward_job *j, const step *s, const int cell, int64_t b, int rows,
+                      int64_t q, int panels, vec (*v)[4])
+{
+    const int V = vectors_of(cell);
+    for (int r = 0; r < rows; r++) {
+        const int valid = is_valid(j->p, s->t, b + r);
+        for (int k = 0; k < panels * V; k++) {
+            const int64_t u = (q * V + k) * VL;
+            const int n = (int)min_of(j->p->H - u, VL);
+            const vec *a = v[r * panels + k / V];
+            if (n <= 0)
+                break;
+            if (!valid)
+                idle(j, s, cell, b + r, u, n);
+            else if (cell == FASTRNN_LSTM)
+                lstm_forward(j, s, b + r, u, n, a);
+            else if (cell == FASTRNN_GRU_AFTER)
+                gru_forward(j, s, b + r, u, n, a);
+            else if (cell == FASTRNN_GRU_BEFORE)
+                gru_before_forward(j, s, b + r, u, n, a);
+            else
+                rnn_forward(j, s, b + r, u, n, a + k % V, cell);
+        }
+    }
+}
+
+SHARED void points(const forward_job *j, const step *s, int64_t b, int rows, int64_t q,
+                            int panels, vec (*v)[4])
+{
+    switch (j->p->cell) {
+    case FASTRNN_RNN_TANH: points_of(j, s, FASTRNN_RNN_TANH, b, rows, q, panels, v); break;
+    case FASTRNN_RNN_RELU: points_of(j, s, FASTRNN_RNN_RELU, b, rows, q, panels, v); break;
+    case FASTRNN_GRU_AFTER: points_of(j, s, FASTRNN_GRU_AFTER, b, rows, q, panels, v); break;
+    case FASTRNN_GRU_BEFORE: points_of(j, s, FASTRNN_GRU_BEFORE, b, rows, q, panels, v); break;
+    default: points_of(j, s, FASTRNN_LSTM, b, rows, q, panels, v);
+    }
+}
+
+/* One step for R rows and Q panels of C columns: pre-activations in registers, then the points. */
+INLINE void forward_tile(const forward_job *j, const step *s, const int C, const int R, const int Q,
+                         int64_t b, int64_t q)
+{
+    const int64_t B = j->p->B, I = j->p->I;
+    vec acc[ACCUMULATORS], v[ACCUMULATORS][4];
+    if (j->ahead) {
+        const int all = columns_of(j->p->cell);
+        UNROLL
+        for (int i = 0; i < R * Q * C; i++) {
+            int64_t row = s->at + b + i / C / Q, panel = q + i / C % Q;
+            acc[i] = load(j->pre + ((row * j->panels + panel) * all + i % C) * VL);
+        }
+    } else {
+        UNROLL
+        for (int i = 0; i < R * Q * C; i++)
+            acc[i] = load(j->bias + ((q + i / C % Q) * C + i % C) * VL);
+        operands x = {(const real *)j->p->x + (s->t * B + b) * I, I, 1,
+                      j->w_x + q * I * C * VL, I * C * VL, I};
+        chain(acc, R, Q, C, x);
+    }
+    if (C == 3) { /* the GRU: r comes in between n's two sums */
+        UNROLL
+        for (int i = 0; i < R * Q; i++) {
+            v[i][3] = acc[i * C + 2];
+            acc[i * C + 2] = load(j->bias_n + (q + i % Q) * VL);
+        }
+    }
+    operands h = {s->h + b * j->R, j->R, 1, j->w_h + q * j->R * C * VL, j->R * C * VL, j->R};
+    chain(acc, R, Q, C, h);
+    UNROLL
+    for (int i = 0; i < R * Q * C; i++)
+        v[i / C][i % C] = acc[i];
+    points(j, s, b, R, q, Q, v);
+}
+
+/* The second product of a step, and what comes after it: rows of one member alone. */
+SHARED void second_half(const forward_job *j, const step *s, const share *who)
+{
+    const fastrnn_pass *p = j->p;
+    const int64_t H = p->H, B = p->B;
+    if (p->P) {
+        /* Straight into the output, from where it goes to the next step. */
+        product m = {{j->hidden, H, 1, j->w_2, H * UNITS, H}, 0, 0,
+                     j->output + s->t * B * p->P, p->P, p->P, 0};
+        multiply(&m, who->b0, who->b1, 0, ceil_div(p->P, UNITS));
+    } else {
+        product m = {{j->hidden, H, 1, j->w_2, H * UNITS, H}, j->bias_n, 0, j->hidden_product, H, H, 0};
+        multiply(&m, who->b0, who->b1, 0, ceil_div(H, UNITS));
+    }
+    for (int64_t b = who->b0; b < who->b1; b++) {
+        for (int64_t u = 0; u < j->R; u += VL) {
+            int n = (int)min_of(j->R - u, VL);
+            if (!is_valid(p, s->t, b))
+                keep_hidden(j, s, b, u, n);
+            else if (p->P)
+                put_hidden(j, s, b, u, n, load_some(j->output + (s->t * B + b) * p->P + u, n));
+            else
+                gru_before_forward_2(
+                    j, s, b, u, n, load(j->pre + (((s->at + b) * j->panels + u / VL) * 3 + 2) * VL));
+        }
+    }
+}
+
+/* All tiles of a step, of C columns. */
+INLINE void tiles(const forward_job *j, const step *s, const int C, const share *who)
+{
+    const int64_t units = vectors_of(j->p->cell) * VL;
+    const int64_t q1 = ceil_div(who->u1, units);
+    for (int64_t q = who->u0 / units; q < q1;) {
+        int panels = 1;
+        if (who->b1 - who->b0 == 1) {
+            panels = tile_rows(q1 - q, TILE_PANELS(C));
+#define BODY(Q) forward_tile(j, s, C, 1, Q, who->b0, q)
+            WITH_ROWS(panels, TILE_PANELS(C), BODY)
+#undef BODY
+        } else {
+            for (int64_t b = who->b0; b < who->b1;) {
+                int rows = tile_rows(who->b1 - b, TILE_ROWS(C));
+#define BODY(R) forward_tile(j, s, C, R, 1, b, q)
+                WITH_ROWS(rows, TILE_ROWS(C), BODY)
+#undef BODY
+                b += rows;
+            }
+        }
+        q += panels;
+    }
+}
+
+SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, const share *who)
+{
+    const fastrnn_pass *p = j->p;
+    const int twice = p->P || p->cell == FASTRNN_GRU_BEFORE;
+    int64_t ahead_t = 0;
+    for (int64_t number = first; number < last; number++) {
+        step s = {.t = time_of(p, number),
+                  .h = j->states[number % 2],
+                  .h_next = j->states[(number + 1) % 2],
+                  .t_next = number + 1 < p->T ? time_of(p, number + 1) : -1};
+        if (j->ahead) {
+            if ((number - first) % j->ahead == 0) {
+                int64_t steps = min_of(j->ahead, last - number);
+                ahead_t = p->reverse ? s.t - steps + 1 : s.t;
+                switch (columns_of(p->cell)) {
+                case 2: input_ahead(j, 2, ahead_t, steps, who); break;
+                case 3: input_ahead(j, 3, ahead_t, steps, who); break;
+                default: input_ahead(j, 4, ahead_t, steps, who);
+                }
+            }
+            s.at = (s.t - ahead_t) * p->B;
+        }
+        switch (p->cell == FASTRNN_GRU_BEFORE ? 2 : columns_of(p->cell)) {
+        case 2: tiles(j, &s, 2, who); break;
+        case 3: tiles(j, &s, 3, who); break;
+        default: tiles(j, &s, 4, who);
+        }
+        if (twice)
+            second_half(j, &s, who);
+        if (who->wait)
+            meet(who);
+    }
+}
+
+static void forward_member(void *argument, int member, barrier *team)
+{
+    forward_job *j = argument;
+    fastrnn_pass *p = j->p;
+    const unsigned long before = set_float_state();
+    share who = share_of(p->B, p->H, j->by_rows, member, team);
+    if (p->done == 0) {
+        prepare_forward(j, member, team->members);
+        meet(&who);
+    }
+    forward_steps(j, p->done, min_of(p->T, p->done + steps_at_once(p)), &who);
+    restore_float_state(before);
+}
+
+static void forward(fastrnn_pass *p)
+{
+    forward_job j;
+    lay_out_forward(&j, p);
+    int64_t steps = min_of(p->T - p->done, steps_at_once(p));
+    int64_t shares = j.by_rows ? p->B / 4 : ceil_div(p->H, UNITS);
+    run(p, forward_member, &j, step_work(p) * (double)steps, shares);
+    p->done += steps;
+    if (p->done == p->T) {
+        memcpy(p->h_n, j.states[p->T % 2], (size_t)(p->B * j.R) * sizeof(real));
+        if (p->cell == FASTRNN_LSTM)
+            memcpy(p->c_n, j.c, (size_t)(p->B * p->H) * sizeof(real));
+    }
+}

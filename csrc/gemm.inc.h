@@ -1,0 +1,161 @@
+/* Products with the accumulators in registers.
+ *
+ * Weights are packed in panels of COLUMNS vectors, k-major: panel[k][column][lane]. Every element of
+ * a product is one chain of fused multiply-adds in ascending k, from its start, whatever the tile
+ * that it falls into; so results do not depend on the size of the batch, a row's place or threads.
+ */
+
+/* Rows of a tile of C columns: 12 accumulators of 16 registers, or up to 24 of 32. With them go
+ * as many broadcasts as there are rows and one vector of weights. */
+#define TILE_ROWS(C) (REGISTERS == 16 ? ((C) == 1 ? 8 : 12 / (C)) : ((C) == 4 ? 6 : 8))
+#define MOST_ROWS 8
+/* Panels that go together where there is one row: enough chains to hide the latency of each. */
+#define TILE_PANELS(C) (REGISTERS == 16 ? 12 / (C) : ((C) == 1 ? 8 : 16 / (C)))
+#define MOST_PANELS 8
+
+/* What a tile reads: a[row * row_step + k * k_step] and w[panel * panel_step + k * C * VL + ...]. */
+typedef struct {
+    const real *a;
+    long row_step, k_step;
+    const real *w;
+    long panel_step;
+    long K;
+} operands;
+
+/* acc[(r * Q + q) * C + c] += sum of a[r][k] * w[q][k][c], for R rows and Q panels of C columns. */
+INLINE void chain(vec *acc, const int R, const int Q, const int C, operands o)
+{
+    const real *a = o.a, *w = o.w;
+    for (long k = o.K; k > 0; k--) {
+        vec factor[MOST_ROWS];
+        UNROLL
+        for (int r = 0; r < R; r++)
+            factor[r] = spread(a[r * o.row_step]);
+        UNROLL
+        for (int q = 0; q < Q; q++) {
+            UNROLL
+            for (int c = 0; c < C; c++) {
+                vec v = load(w + q * o.panel_step + c * VL);
+                if (R > 1)
+                    KEEP(v); /* in a register: else each row's multiply-add loads it again */
+                UNROLL
+                for (int r = 0; r < R; r++)
+                    acc[(r * Q + q) * C + c] = fma_(factor[r], v, acc[(r * Q + q) * C + c]);
+            }
+        }
+        a += o.k_step;
+        w += C * VL;
+    }
+}
+
+/* Call `body(R)` with R a constant equal to `rows`, 1 to MOST_ROWS. */
+#define WITH_ROWS(rows, limit, body) \
+    switch (rows) {                  \
+    case 1: body(1); break;          \
+    case 2: body(2); break;          \
+    case 3: body(3); break;          \
+    case 4: if (limit >= 4) body(4); break; \
+    case 5: if (limit >= 5) body(5); break; \
+    case 6: if (limit >= 6) body(6); break; \
+    case 7: if (limit >= 7) body(7); break; \
+    default: if (limit >= 8) body(8); break; \
+    }
+
+/* The next tile's rows, where `left` are left: tiles of nearly even height. */
+INLINE int tile_rows(int64_t left, int most)
+{
+    return (int)ceil_div(left, ceil_div(left, most));
+}
+
+/* --- plain products, with panels of two columns */
+
+#define UNITS (2 * VL)
+#define ACCUMULATORS 24
+
+/* out[r][n] = start[r][n] + sum of a[r][k] * w[k][n]; `start` may be `out`, or null for zeros. */
+typedef struct {
+    operands o; /* of the first row and panel */
+    const real *start;
+    long start_step;
+    real *out;
+    long out_step;
+    int64_t N;
+    int add; /* add the product, summed up from zero, to what is there */
+} product;
+
+INLINE void product_tile(const product *p, const int R, int64_t row, int64_t panel)
+{
+    int64_t n = panel * UNITS;
+    int some[2] = {(int)min_of(p->N - n, VL), (int)max_of(0, min_of(p->N - n - VL, VL))};
+    vec acc[ACCUMULATORS];
+    UNROLL
+    for (int i = 0; i < 2 * R; i++)
+        acc[i] = p->start ? load_some(p->start + (row + i / 2) * p->start_step + n + i % 2 * VL,
+                                      some[i % 2])
+                          : spread(0);
+    operands o = p->o;
+    o.a += row * o.row_step;
+    o.w += panel * o.panel_step;
+    chain(acc, R, 1, 2, o);
+    UNROLL
+    for (int i = 0; i < 2 * R; i++) {
+        real *out = p->out + (row + i / 2) * p->out_step + n + i % 2 * VL;
+        if (p->add)
+            acc[i] = load_some(out, some[i % 2]) + acc[i];
+        store_some(out, acc[i], some[i % 2]);
+    }
+}
+
+/* Take the product for some rows and panels. */
+SHARED void multiply(const product *p, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1)
+{
+    for (int64_t panel = panel0; panel < panel1; panel++) {
+        for (int64_t row = row0; row < row1;) {
+            int rows = tile_rows(row1 - row, TILE_ROWS(2));
+#define BODY(R) product_tile(p, R, row, panel)
+            WITH_ROWS(rows, TILE_ROWS(2), BODY)
+#undef BODY
+            row += rows;
+        }
+    }
+}
+
+/* --- packing */
+
+/* Pack panels panel0 ... panel1 - 1 of w, (gates * H, K), each gate in V columns of its own, to be
+ * multiplied from the right, transposed: out[panel][k][gate * V + v][lane], zero beyond H. */
+SHARED void pack_rows(const real *w, int64_t K, int64_t H, int gates, int V, real *out,
+                      int64_t panel0, int64_t panel1)
+{
+    enum { BLOCK = 16 };
+    const int C = gates * V;
+    for (int64_t panel = panel0; panel < panel1; panel++) {
+        real *to = out + panel * K * C * VL;
+        for (int64_t k0 = 0; k0 < K; k0 += BLOCK) {
+            int64_t k1 = min_of(K, k0 + BLOCK);
+            for (int c = 0; c < C; c++) {
+                for (int lane = 0; lane < VL; lane++) {
+                    int64_t unit = (panel * V + c % V) * VL + lane;
+                    const real *row = w + (c / V * H + unit) * K;
+                    for (int64_t k = k0; k < k1; k++)
+                        to[(k * C + c) * VL + lane] = unit < H ? row[k] : 0;
+                }
+            }
+        }
+    }
+}
+
+/* Pack panels of w, K rows of N with `step` from row to row: out[panel][k][...], zero beyond N. */
+SHARED void pack_columns(const real *w, long step, int64_t K, int64_t N, real *out, int64_t panel0,
+                         int64_t panel1)
+{
+    for (int64_t panel = panel0; panel < panel1; panel++) {
+        int some = (int)min_of(N - panel * UNITS, UNITS);
+        real *to = out + panel * K * UNITS;
+        for (int64_t k = 0; k < K; k++) {
+            const real *row = w + k * step + panel * UNITS;
+            store(to + k * UNITS, load_some(row, some));
+            store(to + k * UNITS + VL, some > VL ? load_some(row + VL, some - VL) : spread(0));
+        }
+    }
+}

@@ -1,0 +1,12 @@
+/* What every processor of the architecture has: SSE2 on x86, no fused multiply-add. */
+#include "../kernels.h"
+
+#if !defined(__aarch64__)
+#define ISA baseline
+#define VECTOR_BYTES 16
+#define REGISTERS 16
+#ifndef REAL_BITS
+#define REAL_BITS 32
+#endif
+#include "../kernels.inc.h"
+#endif

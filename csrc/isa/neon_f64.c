@@ -1,0 +1,3 @@
+/* The doubles of neon.c. */
+#define REAL_BITS 64
+#include "neon.c"

@@ -1,0 +1,83 @@
+/* What the kernels of every instruction set have in common, and the table of them. */
+#ifndef FASTRNN_KERNELS_H
+#define FASTRNN_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "fastrnn.h"
+#include "pool.h"
+
+#define INLINE static inline __attribute__((always_inline))
+/* One copy, however it is called: it is large, and every tile calls it. */
+#if defined(__clang__)
+#define SHARED static __attribute__((noinline))
+#else
+#define SHARED static __attribute__((noinline, noclone))
+#endif
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* The kernels for one type of numbers and one instruction set. */
+typedef struct {
+    int64_t (*scratch)(const fastrnn_pass *pass, int backward);
+    void (*forward)(fastrnn_pass *pass);
+    void (*backward)(fastrnn_backward_pass *pass);
+    void (*activation)(int which, const void *x, void *y, int64_t n);
+} kernels;
+
+extern const kernels fastrnn_baseline_f32, fastrnn_baseline_f64, fastrnn_avx2_f32, fastrnn_avx2_f64,
+    fastrnn_avx512_f32, fastrnn_avx512_f64, fastrnn_neon_f32, fastrnn_neon_f64;
+
+/* The floating-point state of a member while it computes: rounding to nearest, nothing trapped, and
+ * denormals are zero, which would make some processors 20 times slower. The state before is put
+ * back, whatever the caller had, without the flags that were raised in between. */
+INLINE unsigned long set_float_state(void)
+{
+#if defined(__x86_64__)
+    unsigned before = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(0x1f80 | 0x8040);
+    return before;
+#elif defined(__aarch64__)
+    unsigned long before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(1ul << 24));
+    return before;
+#else
+    return 0;
+#endif
+}
+
+INLINE void restore_float_state(unsigned long before)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_ldmxcsr((unsigned)before);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(before));
+#else
+    (void)before;
+#endif
+}
+
+INLINE int64_t min_of(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+INLINE int64_t max_of(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+INLINE int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* The beginning of the k-th of n nearly even parts of `size`. */
+INLINE int64_t part(int64_t size, int64_t k, int64_t n)
+{
+    return size * k / n;
+}
+
+#endif

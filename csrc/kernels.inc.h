@@ -1,0 +1,37 @@
+/* All kernels for one instruction set and one type of numbers.
+ *
+ * The includer defines ISA (a name), VECTOR_BYTES, REGISTERS and REAL_BITS, and has set the target.
+ */
+
+#define JOIN_(a, b, c, d) a##b##c##d
+#define JOIN(a, b, c, d) JOIN_(a, b, c, d)
+
+#if REAL_BITS == 32
+typedef float real;
+typedef int32_t whole;
+#else
+typedef double real;
+typedef int64_t whole;
+#endif
+
+#include "vec.inc.h"
+#include "activations.inc.h"
+#include "gemm.inc.h"
+#include "sequence.inc.h"
+#include "cells/rnn.inc.h"
+#include "cells/gru.inc.h"
+#include "cells/lstm.inc.h"
+#include "forward.inc.h"
+#include "backward.inc.h"
+
+static void activation(int which, const void *x, void *y, int64_t n)
+{
+    for (int64_t k = 0; k < n; k += VL) {
+        int some = (int)min_of(n - k, VL);
+        vec v = load_some((const real *)x + k, some);
+        v = which == FASTRNN_EXP ? exp_(v) : which == FASTRNN_SIGMOID ? sigmoid(v) : tanh_(v);
+        store_some((real *)y + k, v, some);
+    }
+}
+
+const kernels JOIN(fastrnn_, ISA, _f, REAL_BITS) = {scratch_bytes, forward, backward, activation};

@@ -1,0 +1,26 @@
+/* Threads for the kernels: started when they are first needed, one region at a time. */
+#ifndef FASTRNN_POOL_H
+#define FASTRNN_POOL_H
+
+#include <stdatomic.h>
+
+/* What the members of a team meet at. */
+typedef struct {
+    int members;
+    _Atomic int arrived;
+    _Atomic unsigned generation;
+} barrier;
+
+/* Run task(argument, member, team) on up to `most` threads, this one as member 0, and return when
+ * all have. The task must be correct for any number of members: threads may be busy elsewhere, or
+ * not to be had. `patience` is how often to look whether they come, some 50 ns each. */
+typedef void team_task(void *argument, int member, barrier *team);
+void pool_run(team_task *task, void *argument, int most, int patience);
+
+/* Return when all members of the team are here. */
+void pool_wait(barrier *team);
+
+/* Ask the threads to end, and wait until they have. */
+void pool_stop(void);
+
+#endif

@@ -1,0 +1,94 @@
+/* Vectors of `real`, VECTOR_BYTES wide, in the vector extensions of GCC and Clang.
+ *
+ * A vector may be wider than the machine's: the compiler splits it. Everything that includes this
+ * is static, and compiled for one instruction set and one type of number.
+ */
+
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef whole ivec __attribute__((vector_size(VECTOR_BYTES)));
+typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
+
+#define VL ((int)(VECTOR_BYTES / sizeof(real)))
+
+#define SPREAD_2(x) x, x
+#define SPREAD_4(x) SPREAD_2(x), SPREAD_2(x)
+#define SPREAD_8(x) SPREAD_4(x), SPREAD_4(x)
+#define SPREAD_16(x) SPREAD_8(x), SPREAD_8(x)
+
+/* The number of lanes is VECTOR_BYTES / (REAL_BITS / 8), as the preprocessor sees it. */
+#if VECTOR_BYTES * 8 / REAL_BITS == 2
+#define LANES(x) {SPREAD_2(x)}
+#elif VECTOR_BYTES * 8 / REAL_BITS == 4
+#define LANES(x) {SPREAD_4(x)}
+#elif VECTOR_BYTES * 8 / REAL_BITS == 8
+#define LANES(x) {SPREAD_8(x)}
+#else
+#define LANES(x) {SPREAD_16(x)}
+#endif
+
+/* Keep a vector in a register: the compiler may not fold its load into each use. One that is wider
+ * than the machine's is split in two, which no constraint can name. */
+#if defined(__aarch64__)
+#define KEEP(v) __asm__("" : "+w"(v))
+#elif defined(__x86_64__) && (VECTOR_BYTES <= 32 || defined(__AVX512F__))
+#define KEEP(v) __asm__("" : "+v"(v))
+#else
+#define KEEP(v) (void)0
+#endif
+
+INLINE vec spread(real x)
+{
+    return (vec)LANES(x);
+}
+
+INLINE vec load(const real *p)
+{
+    return *(const unaligned_vec *)p;
+}
+
+INLINE void store(real *p, vec v)
+{
+    *(unaligned_vec *)p = v;
+}
+
+/* The first n elements; the other lanes are zero, and their memory is not touched. */
+INLINE vec load_some(const real *p, int n)
+{
+    if (n >= VL)
+        return load(p);
+    vec v = {0};
+    __builtin_memcpy(&v, p, (size_t)n * sizeof(real));
+    return v;
+}
+
+INLINE void store_some(real *p, vec v, int n)
+{
+    if (n >= VL)
+        store(p, v);
+    else
+        __builtin_memcpy(p, &v, (size_t)n * sizeof(real));
+}
+
+/* a * b + c, rounded once where the machine can: compilers contract it, as they do by default. */
+INLINE vec fma_(vec a, vec b, vec c)
+{
+    return a * b + c;
+}
+
+INLINE vec select_(ivec mask, vec then, vec otherwise)
+{
+    return (vec)((mask & (ivec)then) | (~mask & (ivec)otherwise));
+}
+
+/* The lesser and the greater; a NaN in x stays. */
+INLINE vec min_(vec x, real limit)
+{
+    vec l = spread(limit);
+    return select_(x > l, l, x);
+}
+
+INLINE vec max_(vec x, real limit)
+{
+    vec l = spread(limit);
+    return select_(x < l, l, x);
+}
