@@ -92,3 +92,31 @@ INLINE vec max_(vec x, real limit)
     vec l = spread(limit);
     return select_(x < l, l, x);
 }
+
+/* Both halves of a transposition, s a power of two and a constant: where a lane's number has the bit
+ * s, `upper` takes the lane s before it of b, and a's own lanes elsewhere; `lower` takes the lane s
+ * after it of a where the number lacks the bit, and b's own elsewhere. */
+INLINE void exchange(vec a, vec b, const int s, vec *upper, vec *lower)
+{
+#if defined(__clang__) /* which makes shuffles of this */
+    vec up = a, low = b;
+    UNROLL
+    for (int k = 0; k < VL; k++) {
+        if (k & s)
+            up[k] = b[k - s];
+        else
+            low[k] = a[k + s];
+    }
+    *upper = up;
+    *lower = low;
+#else
+    ivec up = {0}, low = {0};
+    UNROLL
+    for (int k = 0; k < VL; k++) {
+        up[k] = k & s ? VL + k - s : k;
+        low[k] = k & s ? VL + k : k + s;
+    }
+    *upper = __builtin_shuffle(a, b, up);
+    *lower = __builtin_shuffle(a, b, low);
+#endif
+}
