@@ -15,7 +15,7 @@ STAMPS := .venv/.demo .venv/.test .venv/.lint .venv-peers/.peers
 .venv-peers/.peers: EXTRAS := test,peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-peers lint clean
+.PHONY: help demo test test-peers test-ulp lint clean
 .NOTPARALLEL: # targets share a virtual environment, and timings want the machine for themselves
 
 help: ## this list
@@ -29,6 +29,9 @@ test: .venv/.test ## every test but those against torch and ONNX Runtime; ARGS="
 
 test-peers: .venv-peers/.peers ## the tests against torch and ONNX Runtime (a large download)
 	@.venv-peers/bin/python -m pytest tests/peers $(ARGS)
+
+test-ulp: .venv/.test ## exp, sigmoid and tanh of every float32, on every instruction set (half an hour)
+	@ULP_STRIDE=1 .venv/bin/python -m pytest tests/test_c.py -k activations_float32 $(ARGS)
 
 lint: .venv/.lint ## style, format and types
 	@.venv/bin/python -m ruff check .

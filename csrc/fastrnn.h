@@ -57,6 +57,16 @@ FASTRNN_API int64_t fastrnn_scratch(const fastrnn_pass *pass, int backward);
 FASTRNN_API int fastrnn_forward(fastrnn_pass *pass);
 FASTRNN_API int fastrnn_backward(fastrnn_backward_pass *pass);
 
+/* Inference from Python objects, by their addresses, for the plain case (infer.c says more): return
+ * 1, or 0 if this is not the plain case and nothing was done, or -1 if there is no memory. x is
+ * (T, B, I) and states (B, H); of a layer they are (1, B, H); a cell takes x (B, I) and has no output. */
+enum { FASTRNN_FUNCTION, FASTRNN_LAYER, FASTRNN_CELL };
+FASTRNN_API int fastrnn_know_arrays(uintptr_t array_type, uintptr_t float32, uintptr_t float64,
+                                    uintptr_t none, uintptr_t probe, uintptr_t data);
+FASTRNN_API int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uintptr_t h0,
+                              uintptr_t c0, uintptr_t w_ih, uintptr_t w_hh, uintptr_t b_ih,
+                              uintptr_t b_hh, uintptr_t output, uintptr_t h_n, uintptr_t c_n);
+
 /* End the threads; the next pass that wants some starts them anew. */
 FASTRNN_API void fastrnn_stop(void);
 

@@ -38,12 +38,26 @@ static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
     return (int64_t)(a.next - (uintptr_t)p->scratch);
 }
 
+/* Start a state (B, width): with what is given, or zeros, or where the first step resets it. */
+INLINE void start_state(const fastrnn_pass *p, const void *given, const void *reset_state,
+                        int64_t width, real *state)
+{
+    const size_t bytes = (size_t)width * sizeof(real);
+    for (int64_t b = 0; b < p->B; b++) {
+        const real *from = is_reset(p, time_of(p, 0), b) ? reset_state : given;
+        if (from)
+            memcpy(state + b * width, from + b * width, bytes);
+        else
+            memset(state + b * width, 0, bytes);
+    }
+}
+
 /* Pack a part of the weights and, one member alone, start the running state. */
 static void prepare_forward(const forward_job *j, int member, int members)
 {
     const fastrnn_pass *p = j->p;
     const int cell = p->cell, G = gates_of(cell), V = vectors_of(cell), C = G * V;
-    const int64_t H = p->H, R = j->R, B = p->B;
+    const int64_t H = p->H, R = j->R;
     int64_t q0 = part(j->panels, member, members), q1 = part(j->panels, member + 1, members);
     pack_rows(p->w_ih, p->I, H, G, V, j->w_x, q0, q1);
     pack_rows(p->w_hh, R, H, cell == FASTRNN_GRU_BEFORE ? 2 : G, V, j->w_h, q0, q1);
@@ -56,25 +70,22 @@ static void prepare_forward(const forward_job *j, int member, int members)
     if (member)
         return;
     const real *b_ih = p->b_ih, *b_hh = p->b_hh;
-    memset(j->bias, 0, (size_t)(j->panels * C * VL) * sizeof(real));
-    memset(j->bias_n, 0, (size_t)(ceil_div(H, UNITS) * UNITS) * sizeof(real));
-    for (int64_t k = 0; b_ih && k < G * H; k++) {
-        int64_t g = k / H, u = k % H;
-        int apart = G == 3 && g == 2; /* the GRU's n: r comes in between */
-        j->bias[(u / (V * VL) * C + g * V + u / VL % V) * VL + u % VL] =
-            apart ? b_ih[k] : b_ih[k] + b_hh[k];
-        if (apart)
-            j->bias_n[u] = b_hh[k];
+    for (int64_t q = 0; q < j->panels; q++) {
+        for (int i = 0; i < C; i++) {
+            const int64_t g = i / V, u = (q * V + i % V) * VL;
+            const int n = (int)max_of(0, min_of(H - u, VL));
+            vec b = b_ih ? load_some(b_ih + g * H + u, n) : spread(0);
+            vec b_h = b_ih ? load_some(b_hh + g * H + u, n) : spread(0);
+            if (G == 3 && g == 2) /* the GRU's n: r comes in between */
+                store(j->bias_n + u, b_h);
+            else
+                b = b + b_h;
+            store(j->bias + (q * C + i) * VL, b);
+        }
     }
-    int64_t t = time_of(p, 0);
-    for (int64_t b = 0; b < B; b++) {
-        int reset = is_reset(p, t, b);
-        const real *h = reset ? p->reset_h : p->h0, *c = reset ? p->reset_c : p->c0;
-        for (int64_t u = 0; u < R; u++)
-            j->states[0][b * R + u] = h ? h[b * R + u] : 0;
-        for (int64_t u = 0; cell == FASTRNN_LSTM && u < H; u++)
-            j->c[b * H + u] = c ? c[b * H + u] : 0;
-    }
+    start_state(p, p->h0, p->reset_h, R, j->states[0]);
+    if (cell == FASTRNN_LSTM)
+        start_state(p, p->c0, p->reset_c, H, j->c);
 }
 
 /* Take R rows of the input's product, `row` being the first of all T * B, to row `at` of `pre`. */

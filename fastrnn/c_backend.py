@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import sys
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +13,8 @@ import numpy as np
 from . import reference
 from ._c import ffi, lib
 from .threads import num_threads
-from .validation import Array
-from .workspace import Backward, Call, Forward, State, aligned
+from .validation import FLOAT32, FLOAT64, Array
+from .workspace import Backward, Call, Forward, State, aligned, empty
 
 CELLS = {
     ("rnn", "tanh"): lib.FASTRNN_RNN_TANH,
@@ -21,6 +24,8 @@ CELLS = {
     ("lstm",): lib.FASTRNN_LSTM,
 }
 BYTES = np.dtype(np.uint8)
+LSTM, LAYER = lib.FASTRNN_LSTM, lib.FASTRNN_LAYER
+FORMS = {"function": lib.FASTRNN_FUNCTION, "layer": lib.FASTRNN_LAYER, "cell": lib.FASTRNN_CELL}
 
 atexit.register(lib.fastrnn_stop)
 
@@ -39,6 +44,59 @@ def use_isa(name: str) -> None:
 def _isa_name(number: int) -> str:
     name: bytes = ffi.string(lib.fastrnn_isa_name(number))
     return name.decode()
+
+
+@cache
+def _knows_arrays() -> bool:
+    """Let the C side make sure that it can read arrays; False in other Pythons than CPython."""
+    if sys.implementation.name != "cpython":
+        return False
+    probe = np.zeros((3, 5), FLOAT64)
+    data = probe.__array_interface__["data"][0]
+    about = (id(np.ndarray), id(FLOAT32), id(FLOAT64), id(None), id(probe), data)
+    return bool(lib.fastrnn_know_arrays(*about))
+
+
+def quick(form: str, cell: str, *options: object) -> Callable[..., Any] | None:
+    """Return a function for inference in the plain case (`dispatch.quick`), or None."""
+    code = CELLS.get((cell, *options))
+    return None if code is None or not _knows_arrays() else partial(_infer, code, FORMS[form])
+
+
+def _infer(
+    cell: int,
+    form: int,
+    x: Array,
+    h0: Array | None,
+    c0: Array | None,
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None,
+    b_hh: Array | None,
+) -> tuple[Array | None, Array, Array | None] | None:
+    """Run one layer; nothing has been checked, and the C side checks what is passed here.
+
+    The addresses are those of objects that live as long as this call.
+    """
+    try:
+        *leading, B, _ = x.shape
+        _, H = w_hh.shape
+        dtype = x.dtype
+    except (AttributeError, TypeError, ValueError):  # no arrays, or others than expected
+        return None
+    if dtype is not FLOAT32 and dtype is not FLOAT64:
+        return None
+    shape = (1, B, H) if form == LAYER else (B, H)
+    output = empty((leading[0], B, H), dtype) if leading else None
+    h_n = empty(shape, dtype)
+    c_n = empty(shape, dtype) if cell == LSTM else None
+    done = lib.fastrnn_infer(
+        cell, form, num_threads(), id(x), id(h0), id(c0), id(w_ih), id(w_hh), id(b_ih),
+        id(b_hh), id(output), id(h_n), id(c_n),
+    )  # fmt: skip
+    if done < 0:
+        raise MemoryError("no memory for the scratch of a forward pass")
+    return (output, h_n, c_n) if done else None
 
 
 def forward(call: Call, ws: Forward) -> None:

@@ -53,6 +53,9 @@ def _numba_missing() -> str | None:
     return None
 
 
+Quick = Callable[..., tuple[Any, ...] | None]
+_quick: dict[tuple[object, ...], Quick | None] = {}
+
 # Fastest first: without a word from the user the first row that is there computes.
 BACKENDS: Mapping[str, Backend] = {
     row.name: row
@@ -110,6 +113,26 @@ def choose(backend: object, cell: str) -> str:
 def select(backend: object, cell: str) -> Kernels:
     """Return the kernels of the backend that `choose` names."""
     return _load(choose(backend, cell))
+
+
+def quick(backend: object, form: str, cell: str, *options: object) -> Quick | None:
+    """Return the shortest way through a backend for inference in the plain case, if it has one.
+
+    Called with unchecked arrays (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh) it returns
+    output and final states, or None if the case is not plain. `form` is that of x and the states:
+    "function", "layer" or "cell". The choice of the backend is made once, ``FASTRNN_BACKEND``
+    included.
+    """
+    key = (backend, form, cell, *options)
+    try:
+        return _quick[key]
+    except KeyError:
+        kernels: Any = select(backend, cell)
+        make = getattr(kernels, "quick", None)
+        _quick[key] = found = make and make(form, cell, *options)
+        return found
+    except TypeError:  # an unhashable argument: a mistake, to be found where all are
+        return None
 
 
 def isa() -> str | None:

@@ -34,7 +34,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import validation
+from . import dispatch, validation
 from .cells import CELLS
 from .stack import PARAMETERS, Stack, read_weights
 from .validation import Array
@@ -73,6 +73,12 @@ def rnn(
     >>> y[:, 0, 0]
     array([1., 2., 3.])
     """
+    whole = lengths is None and reset is None and reset_state is None
+    if whole and reverse is False and record is False and type(nonlinearity) is str:
+        quick = dispatch.quick(backend, "function", "rnn", nonlinearity)
+        found = quick and quick(x, h0, None, weight_ih, weight_hh, bias_ih, bias_hh)
+        if found:
+            return found[:2]
     parameters = (weight_ih, weight_hh, bias_ih, bias_hh)
     sequence = (lengths, reset, reset_state, reverse)
     options = {"nonlinearity": nonlinearity}
@@ -106,6 +112,12 @@ def gru(
     (output, h_n), or Tape
         Output (T, B, H) and final state (B, H).
     """
+    whole = lengths is None and reset is None and reset_state is None
+    if whole and reverse is False and record is False and type(reset_after) is bool:
+        quick = dispatch.quick(backend, "function", "gru", reset_after)
+        found = quick and quick(x, h0, None, weight_ih, weight_hh, bias_ih, bias_hh)
+        if found:
+            return found[:2]
     parameters = (weight_ih, weight_hh, bias_ih, bias_hh)
     sequence = (lengths, reset, reset_state, reverse)
     options = {"reset_after": reset_after}
@@ -140,6 +152,12 @@ def lstm(
     (output, (h_n, c_n)), or Tape
         Output (T, B, H) and final states (B, H) each.
     """
+    whole = lengths is None and reset is None and reset_state is None
+    if whole and reverse is False and record is False and weight_hr is None:
+        quick = dispatch.quick(backend, "function", "lstm")
+        found = quick and quick(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
+        if found:
+            return found[0], found[1:]
     parameters = (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
     sequence = (lengths, reset, reset_state, reverse)
     return _run("lstm", {}, x, (h0, c0), parameters, sequence, backend, record)

@@ -55,7 +55,10 @@ class Parametrized:
 class Stacked(Parametrized):
     """Something that runs a stack on its parameters."""
 
+    cell: Cell
+    options: Mapping[str, Any]
     dtype: np.dtype[Any]
+    backend: str | None
     _shapes: Mapping[str, tuple[int, ...]]  # of the parameters
     _suffixes: tuple[str, ...]  # of their names, one a layer and direction
     _known: tuple[list[Array], list[tuple[int, ...]], Mapping[str, Weights]] | None = None
@@ -83,6 +86,24 @@ class Stacked(Parametrized):
         if all(array is self.parameters[name] for name, array in checked.items()):
             self._known = arrays, [array.shape for array in arrays], weights
         return weights
+
+    def _quick(self, form: str, x: object, state: object) -> tuple[Any, Any] | None:
+        """Infer the short way, if it leads there (`dispatch.quick`): return output and state."""
+        run = dispatch.quick(self.backend, form, self.cell.name, *self.options.values())
+        if run is None:
+            return None
+        ((ih, hh, b_ih, b_hh, hr),) = self._weights().values()
+        if hr is not None:
+            return None
+        if len(self.cell.states) == 1:
+            found = run(x, state, None, ih, hh, b_ih, b_hh)
+            return None if found is None else found[:2]
+        if state is None:
+            state = (None, None)
+        elif type(state) is not tuple or len(state) != 2 or state[0] is None:
+            return None
+        found = run(x, *state, ih, hh, b_ih, b_hh)
+        return None if found is None else (found[0], found[1:])
 
 
 class Recurrent(Stacked):
@@ -124,8 +145,6 @@ class Recurrent(Stacked):
     ValueError, TypeError
         If an argument is wrong; the message names it.
     """
-
-    cell: Cell
 
     def __init__(
         self,
@@ -234,6 +253,10 @@ class Recurrent(Stacked):
         ValueError, TypeError
             If an argument is wrong; the message names it.
         """
+        if lengths is None and reset is None and reset_state is None and len(self._suffixes) == 1:
+            found = None if self.batch_first else self._quick("layer", x, state)
+            if found:
+                return found
         return self._stack().infer(x, state, lengths, reset, reset_state)
 
     def record(
@@ -298,8 +321,6 @@ class RecurrentCell(Stacked):
         As for `Recurrent`.
     """
 
-    cell: Cell
-
     def __init__(
         self,
         input_size: int,
@@ -343,6 +364,8 @@ class RecurrentCell(Stacked):
         ValueError, TypeError
             If an argument is wrong; the message names it.
         """
+        if found := self._quick("cell", x, state):
+            return found[1]
         return self._stack().infer(self._one_step(x), state, None, None, None)[1]
 
     def record(self, x: Array, state: Any = None) -> Tape:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from functools import cache
+from pathlib import Path
 
 from . import validation
 
@@ -24,10 +27,13 @@ def num_threads() -> int:
     """Return how many threads a compiled backend may use.
 
     That is the number set, else ``FASTRNN_NUM_THREADS``, else the number of processors that this
-    process may run on.
+    process may use. The last two are found out when they are first needed.
     """
-    if _number is not None:
-        return _number
+    return _default() if _number is None else _number
+
+
+@cache
+def _default() -> int:
     if text := os.environ.get("FASTRNN_NUM_THREADS"):
         try:
             return validation.positive("FASTRNN_NUM_THREADS", int(text))
@@ -35,12 +41,31 @@ def num_threads() -> int:
             raise ValueError(
                 f"FASTRNN_NUM_THREADS: expected a whole number of at least 1, got {text!r}"
             ) from None
-    return _processors()
-
-
-@cache
-def _processors() -> int:
     try:
-        return len(os.sched_getaffinity(0))
+        processors = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1
+        processors = os.cpu_count() or 1
+    quota = _quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return max(1, math.ceil(min(processors, quota)))
+
+
+def _quota(root: Path, membership: Path) -> float:
+    """Return the processors' time that a container may use, in processors; infinite if unlimited.
+
+    Groups are nested, and each may have a limit: cgroup v2 has it in ``cpu.max``, "quota period".
+    """
+    limit = math.inf
+    try:
+        groups = [line.partition("::")[2] for line in membership.read_text().splitlines()]
+    except OSError:  # not on Linux
+        return limit
+    for group in filter(None, groups):
+        folder = root / group.lstrip("/")
+        for place in (folder, *folder.parents):
+            with contextlib.suppress(OSError, ValueError):
+                quota, period = (place / "cpu.max").read_text().split()
+                if quota != "max":
+                    limit = min(limit, int(quota) / int(period))
+            if place == root:
+                break
+    return limit

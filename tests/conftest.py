@@ -81,6 +81,15 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("FASTRNN_"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(threads, "_number", None)
+    forget_choices()
+
+
+def forget_choices() -> None:
+    """Forget what was found out when it was first needed, the environment among it."""
+    threads._default.cache_clear()
+    for found in (dispatch._missing, dispatch._use_isa, dispatch._load):
+        found.cache_clear()
+    dispatch._quick.clear()
 
 
 @pytest.fixture
@@ -89,6 +98,6 @@ def without_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     rows = dict(dispatch.BACKENDS)
     rows["c"] = dispatch.Backend("c", rows["c"].module, lambda: "not built")
     monkeypatch.setattr(dispatch, "BACKENDS", rows)
-    dispatch._missing.cache_clear()
+    forget_choices()
     yield
-    dispatch._missing.cache_clear()
+    forget_choices()

@@ -133,6 +133,23 @@ class Problem:
         """The same problem in another precision (integers and masks stay as they are)."""
         return self.map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a)
 
+    def rows(self, rows: slice) -> "Problem":
+        """The same problem for some rows of the batch."""
+
+        def some(state):
+            return None if state is None else tuple(s[rows].copy() for s in state)
+
+        return replace(
+            self,
+            x=self.x[:, rows].copy(),
+            state=some(self.state),
+            lengths=None if self.lengths is None else self.lengths[rows].copy(),
+            reset=None if self.reset is None else self.reset[:, rows].copy(),
+            reset_state=some(self.reset_state),
+            d_output=self.d_output[:, rows].copy(),
+            d_state=some(self.d_state),
+        )
+
     def arrays(self) -> list[Array]:
         """All arrays that a call gets."""
         found: list[Array] = []

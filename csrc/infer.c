@@ -1,0 +1,108 @@
+/* Short inference without ceremony: for a small network the checks and conversions in Python would
+ * take ten times as long as the network.
+ *
+ * Arrays come as the addresses of their Python objects, as id() gives them in CPython, and what is
+ * read of them is PyArrayObject_fields, a part of NumPy's public interface of which nothing has
+ * changed between 1.x and 2.x. fastrnn_know_arrays makes sure on known arrays that this is so here;
+ * elsewhere, and for everything that is not the plain case, the answer is "not here", and the way
+ * through validation.py is taken. Nothing is written before everything is checked.
+ */
+#include <stdlib.h>
+
+#include "kernels.h"
+
+typedef struct {
+    intptr_t references;
+    uintptr_t type;
+    char *data;
+    int dimensions;
+    intptr_t *shape, *strides;
+    uintptr_t base, dtype;
+    int flags;
+} array;
+
+enum { PLAIN = 0x1 | 0x100, WRITEABLE = 0x400 }; /* C-contiguous and aligned */
+enum { TOO_LONG = 100000000 }; /* multiply-adds: some ms, in which Ctrl-C has to wait */
+
+static struct {
+    uintptr_t array_type, float32, float64, none;
+} known;
+
+int fastrnn_know_arrays(uintptr_t array_type, uintptr_t float32, uintptr_t float64, uintptr_t none,
+                        uintptr_t probe, uintptr_t data)
+{
+    /* The probe is a writable array of float64 with the shape (3, 5). */
+    const array *a = (const array *)probe;
+    int as_expected = sizeof(void *) == 8 && a->type == array_type &&
+                      (uintptr_t)a->data == data && a->dimensions == 2 && a->shape[0] == 3 &&
+                      a->shape[1] == 5 && a->strides[0] == 40 && a->strides[1] == 8 &&
+                      a->dtype == float64 && (a->flags & (PLAIN | WRITEABLE)) == (PLAIN | WRITEABLE);
+    known.array_type = as_expected ? array_type : 0;
+    known.float32 = float32;
+    known.float64 = float64;
+    known.none = none;
+    return as_expected;
+}
+
+/* Return the data of a plain array of this type and shape, (1, rows, columns) if `layers`, else
+ * (rows, columns), and for no rows (columns,); null if it is anything else. */
+static void *plain(uintptr_t object, uintptr_t dtype, int layers, int64_t rows, int64_t columns)
+{
+    const array *a = (const array *)object;
+    if (a->type != known.array_type || a->dtype != dtype || (a->flags & PLAIN) != PLAIN)
+        return NULL;
+    const int dimensions = rows ? 2 + layers : 1;
+    if (a->dimensions != dimensions || a->shape[dimensions - 1] != columns ||
+        (rows && a->shape[dimensions - 2] != rows) || (layers && a->shape[0] != 1))
+        return NULL;
+    return a->data;
+}
+
+int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uintptr_t h0, uintptr_t c0,
+                  uintptr_t w_ih, uintptr_t w_hh, uintptr_t b_ih, uintptr_t b_hh, uintptr_t output,
+                  uintptr_t h_n, uintptr_t c_n)
+{
+    const array *in = (const array *)x, *hh = (const array *)w_hh;
+    const int lstm = cell == FASTRNN_LSTM, layers = form == FASTRNN_LAYER;
+    const int G = lstm ? 4 : cell == FASTRNN_GRU_AFTER || cell == FASTRNN_GRU_BEFORE ? 3 : 1;
+    if (!known.array_type || in->type != known.array_type || hh->type != known.array_type ||
+        (in->flags & PLAIN) != PLAIN || hh->dimensions != 2 ||
+        in->dimensions != (form == FASTRNN_CELL ? 2 : 3))
+        return 0;
+    const uintptr_t dtype = in->dtype;
+    const intptr_t *last = in->shape + in->dimensions - 1;
+    fastrnn_pass p = {.T = form == FASTRNN_CELL ? 1 : in->shape[0],
+                      .B = last[-1],
+                      .I = last[0],
+                      .H = hh->shape[1],
+                      .cell = cell,
+                      .real_bytes = dtype == known.float32 ? 4 : 8,
+                      .threads = threads,
+                      .x = in->data};
+    if ((dtype != known.float32 && dtype != known.float64) || !p.T || !p.B || !p.I || !p.H ||
+        (double)p.T * (double)p.B * G * (double)p.H * (double)(p.I + p.H) > TOO_LONG)
+        return 0;
+    const int stateless = h0 == known.none, unbiased = b_ih == known.none;
+    if ((lstm && (c0 == known.none) != stateless) || (b_hh == known.none) != unbiased)
+        return 0;
+    if (!(p.w_ih = plain(w_ih, dtype, 0, G * p.H, p.I)) ||
+        !(p.w_hh = plain(w_hh, dtype, 0, G * p.H, p.H)) ||
+        (!unbiased && !(p.b_ih = plain(b_ih, dtype, 0, 0, G * p.H))) ||
+        (!unbiased && !(p.b_hh = plain(b_hh, dtype, 0, 0, G * p.H))) ||
+        (!stateless && !(p.h0 = plain(h0, dtype, layers, p.B, p.H))) ||
+        (!stateless && lstm && !(p.c0 = plain(c0, dtype, layers, p.B, p.H))))
+        return 0;
+    /* What is written has just been allocated for this. */
+    p.h_n = ((array *)h_n)->data;
+    p.c_n = lstm ? ((array *)c_n)->data : NULL;
+    const int64_t size = fastrnn_scratch(&p, 0), rows = p.B * p.H * p.real_bytes;
+    char *memory = malloc((size_t)(size + rows + 64));
+    if (!memory)
+        return -1;
+    p.scratch = (void *)(((uintptr_t)memory + 63) / 64 * 64);
+    p.output = form == FASTRNN_CELL ? (char *)p.scratch + size : ((array *)output)->data;
+    while (fastrnn_forward(&p))
+        ;
+    free(memory);
+    return 1;
+}
