@@ -240,6 +240,8 @@ def jax_run(p: Problem, threads: int) -> Run:
     return run
 
 
+PAUSE = 0.1  # seconds: the threads of ONNX Runtime spin for 50 ms after a call
+
 PEERS: dict[str, Callable[[Problem, int], Run]] = {
     "onnxruntime": onnxruntime_run,
     "openvino": openvino_run,
@@ -268,7 +270,7 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            time.sleep(0.02)
+            time.sleep(PAUSE)
             run()
             start = time.perf_counter()
             for _ in range(calls[name]):

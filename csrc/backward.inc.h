@@ -366,7 +366,7 @@ static void backward(fastrnn_backward_pass *q)
     lay_out_backward(&j, q);
     int64_t steps = min_of(p->T - p->done, j.steps);
     int64_t shares = j.by_rows ? p->B / 4 : ceil_div(p->H, UNITS);
-    run(p, backward_member, &j, 2 * step_work(p) * (double)steps, shares);
+    run(p, backward_member, &j, 2 * step_work(p) * (double)steps, shares, !j.by_rows);
     p->done += steps;
 }
 

@@ -306,7 +306,7 @@ static void forward(fastrnn_pass *p)
     lay_out_forward(&j, p);
     int64_t steps = min_of(p->T - p->done, steps_at_once(p));
     int64_t shares = j.by_rows ? p->B / 4 : ceil_div(p->H, UNITS);
-    run(p, forward_member, &j, step_work(p) * (double)steps, shares);
+    run(p, forward_member, &j, step_work(p) * (double)steps, shares, !j.by_rows);
     p->done += steps;
     if (p->done == p->T) {
         memcpy(p->h_n, j.states[p->T % 2], (size_t)(p->B * j.R) * sizeof(real));

@@ -4,6 +4,7 @@
  * something else, the region starts without it. Between regions it looks for the next for a while
  * and then sleeps. Nothing here is read or written by the caller's thread after a region is over.
  */
+#define _GNU_SOURCE /* affinity */
 #include "pool.h"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -12,10 +13,11 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 
 enum { MOST_THREADS = 256 };
-enum { LOOKS_BEFORE_SLEEP = 2000 }; /* 50 to 100 µs: longer than Python needs between two calls */
-enum { LOOKS_BEFORE_YIELD = 1000 };
+/* Microseconds. Between two calls, Python needs some 20 to 100. */
+enum { UNTIL_SLEEP = 200, UNTIL_YIELD = 50 };
 
 enum { IDLE, CALLED, JOINED, STARTED, STOPPED };
 
@@ -26,6 +28,9 @@ typedef struct {
     _Atomic int state;
     _Atomic int asleep;
     int member;
+#if defined(__linux__)
+    cpu_set_t processors;
+#endif
 } worker;
 
 static struct {
@@ -38,15 +43,41 @@ static struct {
     _Atomic int working; /* workers that have not finished */
 } pool = {.region = PTHREAD_MUTEX_INITIALIZER};
 
-static inline void look_again(int *looks)
+/* Waiting by looking again and again: what a look costs differs by a factor of ten between
+ * processors, so time is taken now and then. */
+typedef struct {
+    int looks;
+    double start, now; /* µs */
+} watch;
+
+static double microseconds(void)
 {
-    if (++*looks > LOOKS_BEFORE_YIELD)
-        sched_yield();
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
+}
+
+/* Wait a moment; return for how long already. */
+static inline double look_again(watch *w)
+{
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+    if (w->looks++ % 32 == 0) {
+        w->now = microseconds();
+        if (w->looks == 1)
+            w->start = w->now;
+    }
+    return w->now - w->start;
+}
+
+/* The same where others may need the processor to get where we wait for them. */
+static inline void look_and_yield(watch *w)
+{
+    if (look_again(w) > UNTIL_YIELD)
+        sched_yield();
 }
 
 static void sleep_until_called(worker *w)
@@ -57,6 +88,30 @@ static void sleep_until_called(worker *w)
         pthread_cond_wait(&w->wake, &w->mutex);
     w->asleep = 0;
     pthread_mutex_unlock(&w->mutex);
+}
+
+/* Keep workers off the processor that this thread is on: where the system wakes a thread beside the
+ * one that wakes it, which some do with other processors idle, the two would take turns. Return how
+ * many workers there is a processor for. */
+static int make_room(int others)
+{
+#if defined(__linux__)
+    cpu_set_t set;
+    int here = sched_getcpu();
+    if (here < 0 || sched_getaffinity(0, sizeof(set), &set) != 0)
+        return others;
+    CPU_CLR(here, &set);
+    int most = CPU_COUNT(&set);
+    if (others > most)
+        others = most;
+    for (int k = 0; k < others; k++) {
+        worker *w = pool.workers[k];
+        if (w->asleep && !CPU_EQUAL(&w->processors, &set) &&
+            pthread_setaffinity_np(w->thread, sizeof(set), &set) == 0)
+            w->processors = set;
+    }
+#endif
+    return others;
 }
 
 static void call(worker *w, int state)
@@ -73,10 +128,8 @@ static void *work(void *argument)
 {
     worker *w = argument;
     for (;;) {
-        for (int looks = 0; w->state == IDLE && looks < LOOKS_BEFORE_SLEEP;) {
-            look_again(&(int){0});
-            looks++;
-        }
+        for (watch idle = {0}; w->state == IDLE && look_again(&idle) < UNTIL_SLEEP;)
+            ;
         if (w->state == IDLE)
             sleep_until_called(w);
         if (w->state == STOPPED)
@@ -84,8 +137,8 @@ static void *work(void *argument)
         int called = CALLED;
         if (!atomic_compare_exchange_strong(&w->state, &called, JOINED))
             continue; /* too late */
-        for (int looks = 0; w->state == JOINED;)
-            look_again(&looks);
+        for (watch joined = {0}; w->state == JOINED;)
+            look_and_yield(&joined);
         pool.task(pool.argument, w->member, &pool.team);
         w->state = IDLE;
         atomic_fetch_sub(&pool.working, 1);
@@ -122,7 +175,7 @@ static int start_worker(void)
     return 1;
 }
 
-void pool_run(team_task *task, void *argument, int most, int patience)
+void pool_run(team_task *task, void *argument, int most, double patience)
 {
     if (most > MOST_THREADS)
         most = MOST_THREADS;
@@ -133,14 +186,15 @@ void pool_run(team_task *task, void *argument, int most, int patience)
     }
     while (pool.count < most - 1 && start_worker())
         ;
-    int others = pool.count < most - 1 ? pool.count : most - 1;
+    int others = make_room(pool.count < most - 1 ? pool.count : most - 1);
     for (int k = 0; k < others; k++)
         call(pool.workers[k], CALLED);
     int members = 1;
+    watch waited = {0};
     for (int k = 0; k < others; k++) {
         worker *w = pool.workers[k];
-        for (; w->state == CALLED && patience > 0; patience--)
-            look_again(&(int){0});
+        while (w->state == CALLED && look_again(&waited) < patience)
+            ;
         int called = CALLED;
         if (!atomic_compare_exchange_strong(&w->state, &called, IDLE))
             w->member = members++; /* it has joined */
@@ -156,8 +210,8 @@ void pool_run(team_task *task, void *argument, int most, int patience)
         if (pool.workers[k]->member)
             pool.workers[k]->state = STARTED;
     task(argument, 0, &pool.team);
-    for (int looks = 0; pool.working;)
-        look_again(&looks);
+    for (watch done = {0}; pool.working;)
+        look_and_yield(&done);
     pthread_mutex_unlock(&pool.region);
 }
 
@@ -184,13 +238,13 @@ void pool_wait(barrier *team)
         team->generation = generation + 1;
         return;
     }
-    for (int looks = 0; team->generation == generation;)
-        look_again(&looks);
+    for (watch others = {0}; team->generation == generation;)
+        look_and_yield(&others);
 }
 
 #else /* no POSIX threads: one thread */
 
-void pool_run(team_task *task, void *argument, int most, int patience)
+void pool_run(team_task *task, void *argument, int most, double patience)
 {
     barrier alone = {.members = 1};
     (void)most;

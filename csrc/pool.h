@@ -13,9 +13,9 @@ typedef struct {
 
 /* Run task(argument, member, team) on up to `most` threads, this one as member 0, and return when
  * all have. The task must be correct for any number of members: threads may be busy elsewhere, or
- * not to be had. `patience` is how often to look whether they come, some 50 ns each. */
+ * not to be had. They are waited for as many microseconds as `patience` says. */
 typedef void team_task(void *argument, int member, barrier *team);
-void pool_run(team_task *task, void *argument, int most, int patience);
+void pool_run(team_task *task, void *argument, int most, double patience);
 
 /* Return when all members of the team are here. */
 void pool_wait(barrier *team);

@@ -89,13 +89,17 @@ INLINE int64_t steps_at_once(const fastrnn_pass *p)
     return max_of(1, (int64_t)(1e9 / step_work(p)));
 }
 
-/* Run a task of so many multiply-adds on as many threads as it is worth. Waiting for them to come
- * may take an eighth of the time that it takes alone, some 20,000 multiply-adds a microsecond. */
-INLINE void run(const fastrnn_pass *p, team_task *task, void *job, double work, int64_t shares)
+/* Run a task of so many multiply-adds on as many threads as it is worth. One makes some 20,000 of
+ * them a microsecond; waking another takes up to 100 microseconds. If they meet at every step, which
+ * takes about half a microsecond, a step has to be worth that too. */
+INLINE void run(const fastrnn_pass *p, team_task *task, void *job, double work, int64_t shares,
+                int they_meet)
 {
     int64_t most = min_of(min_of(p->threads, shares), (int64_t)(work / 5e5));
-    double looks = work / 20000 / 8 * 20;
-    pool_run(task, job, (int)max_of(1, most), looks < 10 ? 10 : looks > 4000 ? 4000 : (int)looks);
+    if (they_meet)
+        most = min_of(most, (int64_t)(step_work(p) / 3e4));
+    double patience = work / 20000 / 8;
+    pool_run(task, job, (int)max_of(1, most), patience < 5 ? 5 : patience > 200 ? 200 : patience);
 }
 
 /* Rows are shared out where there are enough of them and the weights stay in the cache; projections
