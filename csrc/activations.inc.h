@@ -48,35 +48,41 @@ static const real TANH_SMALL[] = {
 #endif
 #define TANH_IS_SMALL (real)0.6
 
-/* coefficients[0] + x (coefficients[1] + x ...); `count` is a constant. */
-INLINE vec polynomial(const real *coefficients, const int count, vec x)
+/* coefficients[0] + x (coefficients[1] + x ...), or the same of -x; `count` is a constant. */
+INLINE vec polynomial(const real *coefficients, const int count, vec x, const int of_minus_x)
 {
-    vec q = spread(coefficients[count - 1]);
+    vec q = spread(of_minus_x && count % 2 == 0 ? -coefficients[count - 1] : coefficients[count - 1]);
     UNROLL
     for (int k = count - 2; k >= 0; k--)
-        q = fma_(q, x, spread(coefficients[k]));
+        q = fma_(q, x, spread(of_minus_x && k % 2 ? -coefficients[k] : coefficients[k]));
     return q;
 }
-#define POLYNOMIAL(coefficients, x) \
-    polynomial(coefficients, (int)(sizeof(coefficients) / sizeof(real)), x)
+#define POLYNOMIAL(coefficients, x, of_minus_x) \
+    polynomial(coefficients, (int)(sizeof(coefficients) / sizeof(real)), x, of_minus_x)
 
-/* Return p and put 2^shift s into *s, where exp(y) = (1 + p) s; magic is MAGIC + BIAS + shift. */
-INLINE vec exp_parts(vec y, vec magic, vec *s)
+/* Return p and put 2^shift s into *s, where exp(y) = (1 + p) s; magic is MAGIC + BIAS + shift. If
+ * `minus`, of -y instead: its sign goes into the constants. */
+INLINE vec exp_parts(vec y, vec magic, vec *s, const int minus)
 {
-    vec t = fma_(y, spread((real)1.4426950408889634), magic);
+    const real log2_e = (real)1.4426950408889634;
+    vec t = fma_(y, spread(minus ? -log2_e : log2_e), magic);
     vec n = t - magic;
-    vec r = fma_(n, spread(-LN2_LOW), fma_(n, spread(-LN2_HIGH), y));
     *s = (vec)((ivec)t << MANTISSA);
-    return fma_(r * r, POLYNOMIAL(EXPM1, r), r);
+    if (minus) { /* r is minus the rest */
+        vec r = fma_(n, spread(LN2_LOW), fma_(n, spread(LN2_HIGH), y));
+        return fma_(r * r, POLYNOMIAL(EXPM1, r, 1), -r);
+    }
+    vec r = fma_(n, spread(-LN2_LOW), fma_(n, spread(-LN2_HIGH), y));
+    return fma_(r * r, POLYNOMIAL(EXPM1, r, 0), r);
 }
 
 /* Scaled by 2^64 or 2^-64, so that the result may be denormal or infinite. */
 INLINE vec exp_(vec x)
 {
-    ivec negative = x < spread((real)0);
-    vec magic = select_(negative, spread(MAGIC + (BIAS + 64)), spread(MAGIC + (BIAS - 64)));
-    vec back = select_(negative, spread((real)0x1p-64), spread((real)0x1p64));
-    vec s, p = exp_parts(min_(max_(x, EXP_LEAST), EXP_GREATEST), magic, &s);
+    const vec zero = {0};
+    vec magic = select_less(x, zero, spread(MAGIC + (BIAS + 64)), spread(MAGIC + (BIAS - 64)));
+    vec back = select_less(x, zero, spread((real)0x1p-64), spread((real)0x1p64));
+    vec s, p = exp_parts(min_(max_(x, EXP_LEAST), EXP_GREATEST), magic, &s, 0);
     return fma_(p, s, s) * back;
 }
 
@@ -84,8 +90,8 @@ INLINE vec exp_(vec x)
 INLINE vec sigmoid(vec x)
 {
     const vec one = spread((real)0x1p-64);
-    vec s, p = exp_parts(min_(max_(-x, SIGMOID_LEAST), SIGMOID_GREATEST), spread(MAGIC + (BIAS - 64)),
-                           &s);
+    vec s, limited = min_(max_(x, -SIGMOID_GREATEST), -SIGMOID_LEAST);
+    vec p = exp_parts(limited, spread(MAGIC + (BIAS - 64)), &s, 1);
     vec sum = s + one;
     vec lost = one - (sum - s); /* of 1 when s is large */
     return one / (sum + fma_(p, s, lost));
@@ -97,11 +103,11 @@ INLINE vec tanh_(vec x)
     const ivec sign_bit = (ivec)spread((real)-0.0);
     ivec sign = (ivec)x & sign_bit;
     vec size = (vec)((ivec)x ^ sign), square = size * size;
-    vec small = fma_(square * size, POLYNOMIAL(TANH_SMALL, square), size);
+    vec small = fma_(square * size, POLYNOMIAL(TANH_SMALL, square, 0), size);
     vec limited = min_(size, TANH_GREATEST);
-    vec s, p = exp_parts(limited + limited, spread(MAGIC + BIAS), &s);
+    vec s, p = exp_parts(limited + limited, spread(MAGIC + BIAS), &s, 0);
     vec large = (real)1 - (real)2 / fma_(p, s, s + (real)1);
-    return (vec)((ivec)select_(size < TANH_IS_SMALL, small, large) | sign);
+    return (vec)((ivec)select_less(size, spread(TANH_IS_SMALL), small, large) | sign);
 }
 
 /* max(x, 0); NaN stays NaN. */

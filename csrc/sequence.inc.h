@@ -109,7 +109,7 @@ INLINE int shares_rows(const fastrnn_pass *p)
 {
     int64_t R = p->P ? p->P : p->H;
     int64_t bytes = gates_of(p->cell) * p->H * R * (int64_t)sizeof(real);
-    return p->P || p->cell == FASTRNN_GRU_BEFORE || (p->B >= 8 && bytes <= 300000);
+    return p->P || p->cell == FASTRNN_GRU_BEFORE || (p->B >= 8 && bytes <= 150000);
 }
 
 /* --- what the cells see of the loop forward */

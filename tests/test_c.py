@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -270,6 +271,20 @@ def test_short_way_refuses_what_is_not_plain(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match="bias_hh"):
         lstm(x, h, c, *w[:3], None, backend="c")
     assert set(answers) == {0}
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
+@pytest.mark.parametrize("isa", c_backend.isas())
+def test_nothing_beyond_the_arrays_is_touched(isa: str) -> None:
+    """For every ragged end from 1 to 64, at the end of a page that no other follows."""
+    script = Path(__file__).with_name("guarded.py")
+    result = subprocess.run(
+        [sys.executable, str(script), isa], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (0, "nothing touched\n"), result.stderr
 
 
 # -- interruption ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -88,7 +89,7 @@ FLOORS = [
     {"workspace", "tape", "threads"},
     {"reference", "numba_backend", "c_backend", "dispatch"},
     {"stack"},
-    {"functional", "layers"},
+    {"functional", "layers", "threadpool"},
     {"feedforward", "losses", "optim"},
     {"sequential"},
     {"truncation"},
@@ -320,6 +321,54 @@ def test_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threads.num_threads() == 5
     fastrnn.set_num_threads(3)  # goes before the environment
     assert fastrnn.info()["threads"] == 3
+
+
+def test_quota_of_a_container(tmp_path: Path) -> None:
+    """The least of the limits of nested groups; none, or one that cannot be read, is no limit."""
+    membership, inner = tmp_path / "cgroup", tmp_path / "root" / "a" / "b"
+    inner.mkdir(parents=True)
+    membership.write_text("0::/a/b\n")
+
+    def quota() -> float:
+        return threads._quota(tmp_path / "root", membership)
+
+    assert quota() == math.inf
+    (inner / "cpu.max").write_text("max 100000\n")
+    assert quota() == math.inf
+    (inner.parent / "cpu.max").write_text("150000 100000\n")
+    assert quota() == 1.5
+    (inner / "cpu.max").write_text("50000 100000\n")
+    assert quota() == 0.5
+    (inner / "cpu.max").write_text("nonsense")
+    assert quota() == 1.5
+    membership.unlink()
+    assert quota() == math.inf
+
+
+def test_affinity_limits_the_threads() -> None:
+    code = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import fastrnn
+print(fastrnn.info()["threads"])
+"""
+    assert run_python(code) == "1\n"
+
+
+def test_threadpoolctl_sees_and_limits_the_threads() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    if dispatch.BACKENDS["c"].missing():
+        pytest.skip("c: not built")
+    importlib.import_module("fastrnn.threadpool")
+    fastrnn.set_num_threads(3)
+    fastrnn.LSTM(1, 1, backend="c")(np.zeros((1, 1, 1), np.float32))
+    (found,) = [row for row in threadpoolctl.threadpool_info() if row["user_api"] == "fastrnn"]
+    assert found["num_threads"] == 3
+    assert found["version"] == fastrnn.info()["version"]
+    assert found["architecture"] == fastrnn.info()["isa"]
+    with threadpoolctl.threadpool_limits(1, user_api="fastrnn"):
+        assert threads.num_threads() == 1
+    assert threads.num_threads() == 3
 
 
 # -- warming up -----------------------------------------------------------------------------------

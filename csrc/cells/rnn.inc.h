@@ -12,7 +12,7 @@ INLINE void rnn_backward(const backward_job *j, const back_step *s, int64_t b, i
     int64_t H = j->p->H;
     vec h = load_some(j->output + (s->t * j->p->B + b) * H + u, n);
     vec d = load_some(j->d_h + b * H + u, n);
-    d = cell == FASTRNN_RNN_RELU ? select_(h > spread(0), d, spread(0)) : d * ((real)1 - h * h);
+    d = cell == FASTRNN_RNN_RELU ? select_less(spread(0), h, d, spread(0)) : d * ((real)1 - h * h);
     store_some(j->d_a + (s->at + b) * H + u, d, n);
     carry(j, s, b, u, n, spread(0));
 }
