@@ -97,7 +97,7 @@ INLINE void input_tile(const forward_job *j, const int C, const int R, int64_t r
     for (int i = 0; i < R * C; i++)
         acc[i] = load(j->bias + (q * C + i % C) * VL);
     operands o = {(const real *)j->p->x + row * I, I, 1, j->w_x + q * I * C * VL, 0, I};
-    chain(acc, R, 1, C, o);
+    chain(acc, R, 1, C, C, o);
     UNROLL
     for (int i = 0; i < R * C; i++)
         store(j->pre + (((at + i / C) * j->panels + q) * C + i % C) * VL, acc[i]);
@@ -181,7 +181,7 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
             acc[i] = load(j->bias + ((q + i / C % Q) * C + i % C) * VL);
         operands x = {(const real *)j->p->x + (s->t * B + b) * I, I, 1,
                       j->w_x + q * I * C * VL, I * C * VL, I};
-        chain(acc, R, Q, C, x);
+        chain(acc, R, Q, C, C, x);
     }
     if (C == 3) { /* the GRU: r comes in between n's two sums */
         UNROLL
@@ -191,7 +191,7 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
         }
     }
     operands h = {s->h + b * j->R, j->R, 1, j->w_h + q * j->R * C * VL, j->R * C * VL, j->R};
-    chain(acc, R, Q, C, h);
+    chain(acc, R, Q, C, C, h);
     UNROLL
     for (int i = 0; i < R * Q * C; i++)
         v[i / C][i % C] = acc[i];

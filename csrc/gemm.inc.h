@@ -18,7 +18,7 @@
  * weights are all that is read, it cost 2 to 6 %. */
 #define PREFETCH 1024
 
-/* What a tile reads: a[row * row_step + k * k_step] and w[panel * panel_step + k * C * VL + ...]. */
+/* What a tile reads: a[row * row_step + k * k_step] and w[panel * panel_step + k * columns * VL + ...]. */
 typedef struct {
     const real *a;
     long row_step, k_step;
@@ -27,8 +27,9 @@ typedef struct {
     long K;
 } operands;
 
-/* acc[(r * Q + q) * C + c] += sum of a[r][k] * w[q][k][c], for R rows and Q panels of C columns. */
-INLINE void chain(vec *acc, const int R, const int Q, const int C, operands o)
+/* acc[(r * Q + q) * C + c] += sum of a[r][k] * w[q][k][c], for R rows and Q panels, of whose `all`
+ * columns the first C are wanted. */
+INLINE void chain(vec *acc, const int R, const int Q, const int C, const int all, operands o)
 {
     const real *a = o.a, *w = o.w;
     for (long k = o.K; k > 0; k--) {
@@ -51,7 +52,7 @@ INLINE void chain(vec *acc, const int R, const int Q, const int C, operands o)
             }
         }
         a += o.k_step;
-        w += C * VL;
+        w += all * VL;
     }
 }
 
@@ -90,27 +91,37 @@ typedef struct {
     int add; /* add the product, summed up from zero, to what is there */
 } product;
 
-INLINE void product_tile(const product *p, const int R, int64_t row, int64_t panel)
+/* C is 2, or 1 where the second column is beyond N. */
+INLINE void product_columns(const product *p, const int R, const int C, int64_t row, int64_t panel)
 {
-    int64_t n = panel * UNITS;
-    int some[2] = {(int)min_of(p->N - n, VL), (int)max_of(0, min_of(p->N - n - VL, VL))};
+    const int64_t n = panel * UNITS;
+    const int last = (int)min_of(p->N - n - (C - 1) * VL, VL); /* lanes of the last column */
     vec acc[ACCUMULATORS];
     UNROLL
-    for (int i = 0; i < 2 * R; i++)
-        acc[i] = p->start ? load_some(p->start + (row + i / 2) * p->start_step + n + i % 2 * VL,
-                                      some[i % 2])
+    for (int i = 0; i < C * R; i++)
+        acc[i] = p->start ? load_some(p->start + (row + i / C) * p->start_step + n + i % C * VL,
+                                      i % C == C - 1 ? last : VL)
                           : spread(0);
     operands o = p->o;
     o.a += row * o.row_step;
     o.w += panel * o.panel_step;
-    chain(acc, R, 1, 2, o);
+    chain(acc, R, 1, C, 2, o);
     UNROLL
-    for (int i = 0; i < 2 * R; i++) {
-        real *out = p->out + (row + i / 2) * p->out_step + n + i % 2 * VL;
+    for (int i = 0; i < C * R; i++) {
+        real *out = p->out + (row + i / C) * p->out_step + n + i % C * VL;
+        const int some = i % C == C - 1 ? last : VL;
         if (p->add)
-            acc[i] = load_some(out, some[i % 2]) + acc[i];
-        store_some(out, acc[i], some[i % 2]);
+            acc[i] = load_some(out, some) + acc[i];
+        store_some(out, acc[i], some);
     }
+}
+
+INLINE void product_tile(const product *p, const int R, int64_t row, int64_t panel)
+{
+    if (p->N - panel * UNITS > VL)
+        product_columns(p, R, 2, row, panel);
+    else
+        product_columns(p, R, 1, row, panel);
 }
 
 /* Take the product for some rows and panels. */
