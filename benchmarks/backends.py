@@ -138,12 +138,13 @@ def torch_run(
 
 
 def interleaved(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds a call, each round timing every contender once (enough calls for a millisecond)."""
+    """Seconds a call: in each round every contender has a turn of some 10 ms."""
     calls = {}
     for name, run in runs.items():
+        run()
         start = time.perf_counter()
         run()
-        calls[name] = max(1, int(2e-3 / (time.perf_counter() - start)))
+        calls[name] = max(1, round(1e-2 / (time.perf_counter() - start)))
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():

@@ -97,7 +97,7 @@ INLINE void run(const fastrnn_pass *p, team_task *task, void *job, double work, 
 {
     int64_t most = min_of(min_of(p->threads, shares), (int64_t)(work / 5e5));
     if (they_meet)
-        most = min_of(most, (int64_t)(step_work(p) / 3e4));
+        most = min_of(most, (int64_t)(step_work(p) / 1.2e4));
     double patience = work / 20000 / 8;
     pool_run(task, job, (int)max_of(1, most), patience < 5 ? 5 : patience > 200 ? 200 : patience);
 }
