@@ -34,7 +34,8 @@ ffi.set_source(
     sources=sources(),
     include_dirs=["csrc"],
     depends=[str(path.relative_to(HERE.parent)) for path in sorted(HERE.rglob("*.h"))],
-    extra_compile_args=[] if os.name == "nt" else ["-O3", "-fvisibility=hidden"],
+    extra_compile_args=[] if os.name == "nt" else ["-O2", "-fvisibility=hidden", "-pthread"],
+    extra_link_args=[] if os.name == "nt" else ["-pthread"],
     py_limited_api=True,
     optional=os.environ.get("FASTRNN_REQUIRE_C") != "1",
 )

@@ -123,9 +123,10 @@ INLINE void input_ahead(const forward_job *j, const int C, int64_t t0, int64_t s
     }
 }
 
-/* Gates and states of a tile, from its pre-activations v[row * panels + panel][column]. */
-INLINE void points_of(const forward_job *j, const step *s, const int cell, int64_t b, int rows,
-                      int64_t q, int panels, vec (*v)[4])
+/* Gates and states of a tile, from its pre-activations v[row * panels + panel][column]: what a cell
+ * does for each vector of units, of the LSTM the first half or the second. */
+INLINE void points_of(const forward_job *j, const step *s, const int cell, const int half,
+                      int64_t b, int rows, int64_t q, int panels, vec (*v)[4])
 {
     const int V = vectors_of(cell);
     for (int r = 0; r < rows; r++) {
@@ -133,13 +134,17 @@ INLINE void points_of(const forward_job *j, const step *s, const int cell, int64
         for (int k = 0; k < panels * V; k++) {
             const int64_t u = (q * V + k) * VL;
             const int n = (int)min_of(j->p->H - u, VL);
-            const vec *a = v[r * panels + k / V];
+            vec *a = v[r * panels + k / V];
             if (n <= 0)
                 break;
-            if (!valid)
+            if (!valid && half == 1)
                 idle(j, s, cell, b + r, u, n);
-            else if (cell == FASTRNN_LSTM)
+            else if (!valid)
+                continue;
+            else if (cell == FASTRNN_LSTM && half == 1)
                 lstm_forward(j, s, b + r, u, n, a);
+            else if (cell == FASTRNN_LSTM)
+                lstm_forward_2(j, s, b + r, u, n, a);
             else if (cell == FASTRNN_GRU_AFTER)
                 gru_forward(j, s, b + r, u, n, a);
             else if (cell == FASTRNN_GRU_BEFORE)
@@ -154,11 +159,13 @@ SHARED void points(const forward_job *j, const step *s, int64_t b, int rows, int
                             int panels, vec (*v)[4])
 {
     switch (j->p->cell) {
-    case FASTRNN_RNN_TANH: points_of(j, s, FASTRNN_RNN_TANH, b, rows, q, panels, v); break;
-    case FASTRNN_RNN_RELU: points_of(j, s, FASTRNN_RNN_RELU, b, rows, q, panels, v); break;
-    case FASTRNN_GRU_AFTER: points_of(j, s, FASTRNN_GRU_AFTER, b, rows, q, panels, v); break;
-    case FASTRNN_GRU_BEFORE: points_of(j, s, FASTRNN_GRU_BEFORE, b, rows, q, panels, v); break;
-    default: points_of(j, s, FASTRNN_LSTM, b, rows, q, panels, v);
+    case FASTRNN_RNN_TANH: points_of(j, s, FASTRNN_RNN_TANH, 1, b, rows, q, panels, v); break;
+    case FASTRNN_RNN_RELU: points_of(j, s, FASTRNN_RNN_RELU, 1, b, rows, q, panels, v); break;
+    case FASTRNN_GRU_BEFORE: points_of(j, s, FASTRNN_GRU_BEFORE, 1, b, rows, q, panels, v); break;
+    case FASTRNN_GRU_AFTER: points_of(j, s, FASTRNN_GRU_AFTER, 1, b, rows, q, panels, v); break;
+    default: /* the LSTM */
+        points_of(j, s, FASTRNN_LSTM, 1, b, rows, q, panels, v);
+        points_of(j, s, FASTRNN_LSTM, 2, b, rows, q, panels, v);
     }
 }
 

@@ -1,8 +1,7 @@
 """Let threadpoolctl see and limit the threads of the C kernels: import this module.
 
->>> import fastrnn.threadpool, threadpoolctl  # doctest: +SKIP
->>> with threadpoolctl.threadpool_limits(1, user_api="fastrnn"):  # doctest: +SKIP
-...     y, state = lstm(x)
+Then ``threadpoolctl.threadpool_info()`` lists them once they are loaded, and they obey
+``threadpoolctl.threadpool_limits(1, user_api="fastrnn")``.
 """
 
 from __future__ import annotations
