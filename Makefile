@@ -40,7 +40,7 @@ lint: .venv/.lint ## style, format and types
 
 clean: ## remove all that make made here (not the kept wheels)
 	@echo "clean: removing virtual environments, caches and build products"
-	@rm -rf .venv .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf fastrnn/_c.* .venv .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name .git -prune -o \( -name __pycache__ -o -name '*.egg-info' \) -prune \
 	    -exec rm -rf {} +
 

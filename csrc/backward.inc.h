@@ -7,7 +7,7 @@ static int64_t lay_out_backward(backward_job *j, fastrnn_backward_pass *q)
 {
     const fastrnn_pass *p = &q->forward;
     const int cell = p->cell, G = gates_of(cell);
-    const int64_t B = p->B, I = p->I, H = p->H, R = p->P ? p->P : H;
+    const int64_t B = p->B, I = p->I, H = p->H, R = recurrent_size(p);
     arena a = {(uintptr_t)p->scratch};
     *j = (backward_job){.q = q,
                         .p = p,
@@ -26,7 +26,7 @@ static int64_t lay_out_backward(backward_job *j, fastrnn_backward_pass *q)
                         .d_reset_c = q->d_reset_c,
                         .span = max_of(1, min_of(p->T, BLOCK_ROWS / B)),
                         .by_rows = shares_rows(p)};
-    j->steps = ceil_div(steps_at_once(p), j->span) * j->span;
+    j->steps = min_of(p->T - p->done, ceil_div(steps_at_once(p), j->span) * j->span);
     const int before = cell == FASTRNN_GRU_BEFORE;
     const int64_t rows = j->span * B, K = before ? 2 * H : G * H;
     j->w_x = take(&a, ceil_div(I, UNITS) * G * H * UNITS);
@@ -43,24 +43,25 @@ static int64_t lay_out_backward(backward_job *j, fastrnn_backward_pass *q)
     return (int64_t)(a.next - (uintptr_t)p->scratch);
 }
 
+/* Pack a member's part of the panels of w, (K, N). */
+static void pack_part(const void *w, int64_t K, int64_t N, real *out, int member, int members)
+{
+    const int64_t panels = ceil_div(N, UNITS);
+    pack_columns(w, N, K, N, out, part(panels, member, members), part(panels, member + 1, members));
+}
+
 static void prepare_backward(const backward_job *j, int member, int members)
 {
     const fastrnn_backward_pass *q = j->q;
     const fastrnn_pass *p = j->p;
     const int cell = p->cell, G = gates_of(cell), before = cell == FASTRNN_GRU_BEFORE;
     const int64_t B = p->B, I = p->I, H = p->H, R = j->R;
-    int64_t blocks = ceil_div(I, UNITS);
-    pack_columns(p->w_ih, I, G * H, I, j->w_x, part(blocks, member, members),
-                 part(blocks, member + 1, members));
-    blocks = ceil_div(R, UNITS);
-    pack_columns(p->w_hh, R, before ? 2 * H : G * H, R, j->w_h, part(blocks, member, members),
-                 part(blocks, member + 1, members));
-    blocks = ceil_div(H, UNITS);
-    int64_t k0 = part(blocks, member, members), k1 = part(blocks, member + 1, members);
+    pack_part(p->w_ih, G * H, I, j->w_x, member, members);
+    pack_part(p->w_hh, before ? 2 * H : G * H, R, j->w_h, member, members);
     if (before)
-        pack_columns((const real *)p->w_hh + 2 * H * H, H, H, H, j->w_2, k0, k1);
+        pack_part((const real *)p->w_hh + 2 * H * H, H, H, j->w_2, member, members);
     else if (p->P)
-        pack_columns(p->w_hr, H, p->P, H, j->w_2, k0, k1);
+        pack_part(p->w_hr, p->P, H, j->w_2, member, members);
     if (member)
         return;
     int64_t t = time_of(p, p->T - 1);
@@ -221,7 +222,7 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
     const int64_t tile0 = part(tiles, who->member, members);
     const int64_t tile1 = part(tiles, who->member + 1, members);
     const int64_t m0 = tile0 * ROWS, m1 = min_of(M, tile1 * ROWS);
-    const int64_t earliest = p->reverse ? time_of(p, last - 1) : time_of(p, first);
+    const int64_t earliest = earliest_of(p, first, last);
     const int fresh = last == p->T; /* nothing to add to: the last steps come first */
     if (m0 >= m1)
         return;
@@ -244,24 +245,25 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
 
     /* 2. For each panel of a right factor: pack it, and multiply all tiles with it. */
     real *panel = j->right + who->member * j->span * B * UNITS;
-    for (int i = 0; i < count; i++, g++) {
-        for (int64_t n = 0; n < g->N; n += UNITS) {
+    for (int i = 0; i < count; i++) {
+        const weight_gradient *one = &g[i];
+        for (int64_t n = 0; n < one->N; n += UNITS) {
             k = 0;
             for (int64_t number = last - 1; number >= first; number--, k += B) {
-                const real *rows = factor_rows(p, &g->right, time_of(p, number), earliest) + n;
-                pack_columns(rows, g->N, B, min_of(g->N - n, UNITS), panel + k * UNITS, 0, 1);
+                const real *rows = factor_rows(p, &one->right, time_of(p, number), earliest) + n;
+                pack_columns(rows, one->N, B, min_of(one->N - n, UNITS), panel + k * UNITS, 0, 1);
             }
-            for (int64_t tile = tile0; tile < tile1 && tile * ROWS < g->M; tile++) {
+            for (int64_t tile = tile0; tile < tile1 && tile * ROWS < one->M; tile++) {
                 product m = {{packed + tile * K * ROWS, 1, ROWS, panel, 0, K}, 0, 0,
-                             g->out + tile * ROWS * g->N + n, g->N, min_of(g->N - n, UNITS), !fresh};
-                const int rows = (int)min_of(ROWS, g->M - tile * ROWS);
+                             one->out + tile * ROWS * one->N + n, one->N,
+                             min_of(one->N - n, UNITS), !fresh};
+                const int rows = (int)min_of(ROWS, one->M - tile * ROWS);
 #define BODY(R) product_tile(&m, R, 0, 0)
                 WITH_ROWS(rows, ROWS, BODY)
 #undef BODY
             }
         }
     }
-    g -= count;
 
     /* 3. The biases. */
     for (int64_t m = m0; g->bias && m < m1; m += VL) {
@@ -290,7 +292,7 @@ SHARED void take_gradients(const backward_job *j, int64_t first, int64_t last, c
     const int cell = p->cell, G = gates_of(cell), members = who->team->members;
     const int64_t B = p->B, I = p->I, H = p->H, GH = G * H, R = j->R;
     const int64_t rows = (last - first) * B;
-    const int64_t earliest = p->reverse ? time_of(p, last - 1) : time_of(p, first);
+    const int64_t earliest = earliest_of(p, first, last);
     product m = {{j->d_a + (G == 1 ? 0 : earliest * B * GH), GH, 1, j->w_x, GH * UNITS, GH}, 0, 0,
                  (real *)q->d_x + earliest * B * I, I, I, 0};
     multiply(&m, part(rows, who->member, members), part(rows, who->member + 1, members), 0,
@@ -321,7 +323,7 @@ SHARED void backward_steps(const backward_job *j, int64_t first, int64_t last, c
     const fastrnn_pass *p = j->p;
     for (int64_t end = last; end > first; end -= j->span) {
         int64_t begin = max_of(first, end - j->span);
-        int64_t earliest = p->reverse ? time_of(p, end - 1) : time_of(p, begin);
+        int64_t earliest = earliest_of(p, begin, end);
         for (int64_t number = end - 1; number >= begin; number--) {
             back_step s = {.t = time_of(p, number)};
             s.at = (s.t - earliest) * p->B;
@@ -354,8 +356,8 @@ static void backward_member(void *argument, int member, barrier *team)
         prepare_backward(j, member, team->members);
         meet(&who);
     }
-    int64_t last = p->T - p->done, first = max_of(0, last - j->steps);
-    backward_steps(j, first, last, &who);
+    const int64_t last = p->T - p->done;
+    backward_steps(j, last - j->steps, last, &who);
     restore_float_state(before);
 }
 
@@ -364,10 +366,8 @@ static void backward(fastrnn_backward_pass *q)
     backward_job j;
     fastrnn_pass *p = &q->forward;
     lay_out_backward(&j, q);
-    int64_t steps = min_of(p->T - p->done, j.steps);
-    int64_t shares = j.by_rows ? p->B / 4 : ceil_div(p->H, UNITS);
-    run(p, backward_member, &j, 2 * step_work(p) * (double)steps, shares, !j.by_rows);
-    p->done += steps;
+    run(p, backward_member, &j, 2 * step_work(p) * (double)j.steps, j.by_rows);
+    p->done += j.steps;
 }
 
 static int64_t scratch_bytes(const fastrnn_pass *pass, int backward)

@@ -4,7 +4,7 @@
 static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
 {
     const int cell = p->cell, C = columns_of(cell);
-    const int64_t B = p->B, I = p->I, H = p->H, R = p->P ? p->P : H;
+    const int64_t B = p->B, I = p->I, H = p->H, R = recurrent_size(p);
     arena a = {(uintptr_t)p->scratch};
     *j = (forward_job){.p = p,
                        .R = R,
@@ -15,6 +15,7 @@ static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
                        .cells = p->cells,
                        .gates = p->gates,
                        .hidden_n = p->hidden_n,
+                       .steps = min_of(p->T - p->done, steps_at_once(p)),
                        .by_rows = shares_rows(p)};
     const int before = cell == FASTRNN_GRU_BEFORE;
     /* Few rows are too few for a tile: take those of some steps together. Doing so with large weights
@@ -155,8 +156,8 @@ INLINE void points_of(const forward_job *j, const step *s, const int cell, const
     }
 }
 
-SHARED void points(const forward_job *j, const step *s, int64_t b, int rows, int64_t q,
-                            int panels, vec (*v)[4])
+SHARED void points(const forward_job *j, const step *s, int64_t b, int rows, int64_t q, int panels,
+                   vec (*v)[4])
 {
     switch (j->p->cell) {
     case FASTRNN_RNN_TANH: points_of(j, s, FASTRNN_RNN_TANH, 1, b, rows, q, panels, v); break;
@@ -209,23 +210,18 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
 SHARED void second_half(const forward_job *j, const step *s, const share *who)
 {
     const fastrnn_pass *p = j->p;
-    const int64_t H = p->H, B = p->B;
-    if (p->P) {
-        /* Straight into the output, from where it goes to the next step. */
-        product m = {{j->hidden, H, 1, j->w_2, H * UNITS, H}, 0, 0,
-                     j->output + s->t * B * p->P, p->P, p->P, 0};
-        multiply(&m, who->b0, who->b1, 0, ceil_div(p->P, UNITS));
-    } else {
-        product m = {{j->hidden, H, 1, j->w_2, H * UNITS, H}, j->bias_n, 0, j->hidden_product, H, H, 0};
-        multiply(&m, who->b0, who->b1, 0, ceil_div(H, UNITS));
-    }
+    const int64_t H = p->H, B = p->B, R = j->R;
+    /* A projection goes straight into the output, and from there to the next step. */
+    real *out = p->P ? j->output + s->t * B * R : j->hidden_product;
+    product m = {{j->hidden, H, 1, j->w_2, H * UNITS, H}, p->P ? 0 : j->bias_n, 0, out, R, R, 0};
+    multiply(&m, who->b0, who->b1, 0, ceil_div(R, UNITS));
     for (int64_t b = who->b0; b < who->b1; b++) {
-        for (int64_t u = 0; u < j->R; u += VL) {
-            int n = (int)min_of(j->R - u, VL);
+        for (int64_t u = 0; u < R; u += VL) {
+            int n = (int)min_of(R - u, VL);
             if (!is_valid(p, s->t, b))
                 keep_hidden(j, s, b, u, n);
             else if (p->P)
-                put_hidden(j, s, b, u, n, load_some(j->output + (s->t * B + b) * p->P + u, n));
+                put_hidden(j, s, b, u, n, load_some(out + b * R + u, n));
             else
                 gru_before_forward_2(
                     j, s, b, u, n, load(j->pre + (((s->at + b) * j->panels + u / VL) * 3 + 2) * VL));
@@ -271,7 +267,7 @@ SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, con
         if (j->ahead) {
             if ((number - first) % j->ahead == 0) {
                 int64_t steps = min_of(j->ahead, last - number);
-                ahead_t = p->reverse ? s.t - steps + 1 : s.t;
+                ahead_t = earliest_of(p, number, number + steps);
                 switch (columns_of(p->cell)) {
                 case 2: input_ahead(j, 2, ahead_t, steps, who); break;
                 case 3: input_ahead(j, 3, ahead_t, steps, who); break;
@@ -302,7 +298,7 @@ static void forward_member(void *argument, int member, barrier *team)
         prepare_forward(j, member, team->members);
         meet(&who);
     }
-    forward_steps(j, p->done, min_of(p->T, p->done + steps_at_once(p)), &who);
+    forward_steps(j, p->done, p->done + j->steps, &who);
     restore_float_state(before);
 }
 
@@ -310,10 +306,8 @@ static void forward(fastrnn_pass *p)
 {
     forward_job j;
     lay_out_forward(&j, p);
-    int64_t steps = min_of(p->T - p->done, steps_at_once(p));
-    int64_t shares = j.by_rows ? p->B / 4 : ceil_div(p->H, UNITS);
-    run(p, forward_member, &j, step_work(p) * (double)steps, shares, !j.by_rows);
-    p->done += steps;
+    run(p, forward_member, &j, step_work(p) * (double)j.steps, j.by_rows);
+    p->done += j.steps;
     if (p->done == p->T) {
         memcpy(p->h_n, j.states[p->T % 2], (size_t)(p->B * j.R) * sizeof(real));
         if (p->cell == FASTRNN_LSTM)

@@ -1,6 +1,6 @@
 /* Products with the accumulators in registers.
  *
- * Weights are packed in panels of COLUMNS vectors, k-major: panel[k][column][lane]. Every element of
+ * Weights are packed in panels of some vectors, k-major: panel[k][column][lane]. Every element of
  * a product is one chain of fused multiply-adds in ascending k, from its start, whatever the tile
  * that it falls into; so results do not depend on the size of the batch, a row's place or threads.
  */
@@ -11,7 +11,6 @@
 #define MOST_ROWS 8
 /* Panels that go together where there is one row: enough chains to hide the latency of each. */
 #define TILE_PANELS(C) (REGISTERS == 16 ? 12 / (C) : ((C) == 1 ? 8 : 16 / (C)))
-#define MOST_PANELS 8
 
 /* Bytes of weights to ask for ahead. Panels of more than the L1 cache come from the L2: 6 to 14 % of
  * the time of an LSTM with H = 256 and 512; more, up to 4 KB, made no difference. With one row, where

@@ -64,7 +64,7 @@ int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uintptr_t h0, ui
 {
     const array *in = (const array *)x, *hh = (const array *)w_hh;
     const int lstm = cell == FASTRNN_LSTM, layers = form == FASTRNN_LAYER;
-    const int G = lstm ? 4 : cell == FASTRNN_GRU_AFTER || cell == FASTRNN_GRU_BEFORE ? 3 : 1;
+    const int G = gates_of(cell);
     if (!known.array_type || in->type != known.array_type || hh->type != known.array_type ||
         (in->flags & PLAIN) != PLAIN || hh->dimensions != 2 ||
         in->dimensions != (form == FASTRNN_CELL ? 2 : 3))
@@ -80,7 +80,7 @@ int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uintptr_t h0, ui
                       .threads = threads,
                       .x = in->data};
     if ((dtype != known.float32 && dtype != known.float64) || !p.T || !p.B || !p.I || !p.H ||
-        (double)p.T * (double)p.B * G * (double)p.H * (double)(p.I + p.H) > TOO_LONG)
+        (double)p.T * step_work(&p) > TOO_LONG)
         return 0;
     const int stateless = h0 == known.none, unbiased = b_ih == known.none;
     if ((lstm && (c0 == known.none) != stateless) || (b_hh == known.none) != unbiased)

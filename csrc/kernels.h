@@ -77,6 +77,25 @@ INLINE int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
+/* Gates of a cell. */
+INLINE int gates_of(const int cell)
+{
+    return cell == FASTRNN_LSTM ? 4 : cell == FASTRNN_RNN_TANH || cell == FASTRNN_RNN_RELU ? 1 : 3;
+}
+
+/* R: how many values go from step to step. */
+INLINE int64_t recurrent_size(const fastrnn_pass *p)
+{
+    return p->P ? p->P : p->H;
+}
+
+/* Multiply-adds of a step, one way. */
+INLINE double step_work(const fastrnn_pass *p)
+{
+    const int64_t row = gates_of(p->cell) * p->H * (p->I + recurrent_size(p)) + p->P * p->H;
+    return (double)p->B * (double)row;
+}
+
 /* The beginning of the k-th of n nearly even parts of `size`. */
 INLINE int64_t part(int64_t size, int64_t k, int64_t n)
 {

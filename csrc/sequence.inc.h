@@ -13,11 +13,6 @@ INLINE real *take(arena *a, int64_t n)
 }
 
 /* Columns of a panel: one for each gate; two for a single gate. */
-INLINE int gates_of(const int cell)
-{
-    return cell == FASTRNN_LSTM ? 4 : cell == FASTRNN_RNN_TANH || cell == FASTRNN_RNN_RELU ? 1 : 3;
-}
-
 INLINE int vectors_of(const int cell)
 {
     return gates_of(cell) == 1 ? 2 : 1;
@@ -76,11 +71,10 @@ INLINE int64_t time_of(const fastrnn_pass *p, int64_t number)
     return p->reverse ? p->T - 1 - number : number;
 }
 
-/* Multiply-adds of a step, one way. */
-INLINE double step_work(const fastrnn_pass *p)
+/* The first in time of steps first ... last - 1, counted as they are processed. */
+INLINE int64_t earliest_of(const fastrnn_pass *p, int64_t first, int64_t last)
 {
-    int64_t R = p->P ? p->P : p->H;
-    return (double)p->B * (double)(gates_of(p->cell) * p->H * (p->I + R) + p->P * p->H);
+    return time_of(p, p->reverse ? last - 1 : first);
 }
 
 /* Steps of some 10 ms. */
@@ -92,11 +86,11 @@ INLINE int64_t steps_at_once(const fastrnn_pass *p)
 /* Run a task of so many multiply-adds on as many threads as it is worth. One makes some 20,000 of
  * them a microsecond; waking another takes up to 100 microseconds. If they meet at every step, which
  * takes about half a microsecond, a step has to be worth that too. */
-INLINE void run(const fastrnn_pass *p, team_task *task, void *job, double work, int64_t shares,
-                int they_meet)
+INLINE void run(const fastrnn_pass *p, team_task *task, void *job, double work, int by_rows)
 {
+    const int64_t shares = by_rows ? p->B / 4 : ceil_div(p->H, UNITS);
     int64_t most = min_of(min_of(p->threads, shares), (int64_t)(work / 5e5));
-    if (they_meet)
+    if (!by_rows)
         most = min_of(most, (int64_t)(step_work(p) / 1.2e4));
     double patience = work / 20000 / 8;
     pool_run(task, job, (int)max_of(1, most), patience < 5 ? 5 : patience > 200 ? 200 : patience);
@@ -107,8 +101,7 @@ INLINE void run(const fastrnn_pass *p, team_task *task, void *job, double work, 
  * more than one meeting. */
 INLINE int shares_rows(const fastrnn_pass *p)
 {
-    int64_t R = p->P ? p->P : p->H;
-    int64_t bytes = gates_of(p->cell) * p->H * R * (int64_t)sizeof(real);
+    int64_t bytes = gates_of(p->cell) * p->H * recurrent_size(p) * (int64_t)sizeof(real);
     return p->P || p->cell == FASTRNN_GRU_BEFORE || (p->B >= 8 && bytes <= 150000);
 }
 
@@ -127,6 +120,7 @@ typedef struct {
     real *hidden;          /* (B, H): what goes into the second product */
     real *r, *z, *hidden_product; /* (B, H): the GRU with its reset before */
     int64_t ahead;         /* steps whose input product is taken at once; 0: step by step */
+    int64_t steps;         /* of a call */
     int by_rows;
 } forward_job;
 
@@ -148,24 +142,28 @@ INLINE int resets_next(const forward_job *j, const step *s, int64_t b)
     return s->t_next >= 0 && is_reset(j->p, s->t_next, b);
 }
 
-/* Write n units of a row's new hidden state to the output and to what the next step consumes. */
+/* Write n units of a row's output, and of its state to what the next step consumes. */
+INLINE void put_output(const forward_job *j, const step *s, int64_t b, int64_t u, int n, vec output,
+                       vec state)
+{
+    int64_t at = b * j->R + u;
+    store_some(j->output + s->t * j->p->B * j->R + at, output, n);
+    vec next = resets_next(j, s, b) ? reset_value(j->reset_h, at, n) : state;
+    store_some(s->h_next + at, next, n);
+}
+
 INLINE void put_hidden(const forward_job *j, const step *s, int64_t b, int64_t u, int n, vec h)
 {
-    int64_t at = b * j->R + u;
-    store_some(j->output + s->t * j->p->B * j->R + at, h, n);
-    vec next = resets_next(j, s, b) ? reset_value(j->reset_h, at, n) : h;
-    store_some(s->h_next + at, next, n);
+    put_output(j, s, b, u, n, h, h);
 }
 
-/* The same where the row has ended, or not yet begun: the state stays, the output is zero. */
+/* Where the row has ended, or not yet begun, the state stays and the output is zero. */
 INLINE void keep_hidden(const forward_job *j, const step *s, int64_t b, int64_t u, int n)
 {
-    int64_t at = b * j->R + u;
-    store_some(j->output + s->t * j->p->B * j->R + at, spread(0), n);
-    vec next = resets_next(j, s, b) ? reset_value(j->reset_h, at, n) : load_some(s->h + at, n);
-    store_some(s->h_next + at, next, n);
+    put_output(j, s, b, u, n, spread(0), load_some(s->h + b * j->R + u, n));
 }
 
+/* The whole of such a step, the hidden state of one with a second product apart. */
 INLINE void idle(const forward_job *j, const step *s, const int cell, int64_t b, int64_t u, int n)
 {
     const int64_t H = j->p->H, row = s->t * j->p->B + b;
@@ -200,7 +198,7 @@ typedef struct {
     real *left, *left_2;   /* packed factors of the weights' gradients */
     real *right;           /* the same: a panel for each member */
     int64_t span;          /* steps that a gradient of weights sums up at once */
-    int64_t steps;         /* of a call, a multiple of span */
+    int64_t steps;         /* of a call: whole spans, counted from the last step */
     int by_rows;
 } backward_job;
 

@@ -30,20 +30,25 @@ FORMS = {"function": lib.FASTRNN_FUNCTION, "layer": lib.FASTRNN_LAYER, "cell": l
 atexit.register(lib.fastrnn_stop)
 
 
+def _isa_names() -> list[str]:
+    names = map(lib.fastrnn_isa_name, range(lib.fastrnn_isa_count()))
+    return [ffi.string(name).decode() for name in names]
+
+
 def isas() -> list[str]:
     """Name the instruction sets that are built and run here, the best one last."""
-    return [_isa_name(k) for k in range(lib.fastrnn_isa_count()) if lib.fastrnn_isa_runs_here(k)]
+    return [name for k, name in enumerate(_isa_names()) if lib.fastrnn_isa_runs_here(k)]
+
+
+def isa() -> str:
+    """Name the one that computes: the one that was set, else the best."""
+    index: int = lib.fastrnn_isa()
+    return _isa_names()[index]
 
 
 def use_isa(name: str) -> None:
     """Compute with one of `isas` from now on."""
-    names = [_isa_name(k) for k in range(lib.fastrnn_isa_count())]
-    lib.fastrnn_set_isa(names.index(name))
-
-
-def _isa_name(number: int) -> str:
-    name: bytes = ffi.string(lib.fastrnn_isa_name(number))
-    return name.decode()
+    lib.fastrnn_set_isa(_isa_names().index(name))
 
 
 @cache
@@ -103,7 +108,7 @@ def forward(call: Call, ws: Forward) -> None:
     """Run one layer in one direction over a window and fill `ws`."""
     p = ffi.new("fastrnn_pass *")
     kept = _fill(p, call, ws)
-    p.h_n, p.c_n = _pointers(kept, *ws.state, None)[:2]
+    p.h_n, p.c_n = _state(kept, ws.state)
     _run(lib.fastrnn_forward, p, p, backward=False)
 
 
@@ -112,11 +117,12 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     q = ffi.new("fastrnn_backward_pass *")
     p = ffi.addressof(q, "forward")
     kept = _fill(p, call, tape)
-    q.h, q.c = _pointers(kept, *reference.consumed_states(call, tape), None)[:2]
-    q.d_output, q.d_h_n, q.d_c_n = _pointers(kept, d_output, *d_state, None)[:3]
+    q.h, q.c = _state(kept, reference.consumed_states(call, tape))
+    (q.d_output,) = _pointers(kept, d_output)
+    q.d_h_n, q.d_c_n = _state(kept, d_state)
     q.d_x, q.d_w_ih, q.d_w_hh, q.d_b_ih, q.d_b_hh, q.d_w_hr = _pointers(kept, ws.x, *ws.weights)
-    q.d_h0, q.d_c0 = _pointers(kept, *ws.state, None)[:2]
-    q.d_reset_h, q.d_reset_c = _pointers(kept, *ws.reset_state, None)[:2]
+    q.d_h0, q.d_c0 = _state(kept, ws.state)
+    q.d_reset_h, q.d_reset_c = _state(kept, ws.reset_state)
     _run(lib.fastrnn_backward, q, p, backward=True)
 
 
@@ -132,8 +138,8 @@ def _fill(p: Any, call: Call, ws: Forward) -> list[Any]:
     p.threads = num_threads()
     p.x, p.w_ih, p.w_hh, p.b_ih, p.b_hh, p.w_hr = _pointers(kept, call.x, *call.weights)
     p.lengths, p.reset = _pointers(kept, call.lengths, call.reset)
-    p.h0, p.c0 = _pointers(kept, *call.state, None)[:2]
-    p.reset_h, p.reset_c = _pointers(kept, *call.reset_state, None)[:2]
+    p.h0, p.c0 = _state(kept, call.state)
+    p.reset_h, p.reset_c = _state(kept, call.reset_state)
     p.output, p.cells = _pointers(kept, ws.output, ws.cells)
     p.gates, p.hidden_n = _pointers(kept, ws.records.get("gates"), ws.records.get("hidden_n"))
     return kept
@@ -143,6 +149,11 @@ def _pointers(kept: list[Any], *arrays: Array | None) -> list[Any]:
     pointers = [ffi.NULL if a is None else ffi.from_buffer(a) for a in arrays]
     kept += pointers
     return pointers
+
+
+def _state(kept: list[Any], state: State) -> list[Any]:
+    """Point to a state, h and c; c is null where there is none."""
+    return _pointers(kept, *state, *[None] * (2 - len(state)))
 
 
 def _run(function: Any, argument: Any, p: Any, *, backward: bool) -> None:

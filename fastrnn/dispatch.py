@@ -151,12 +151,12 @@ def isa() -> str | None:
 @cache
 def _use_isa(asked: str | None) -> str:
     kernels: Any = importlib.import_module(BACKENDS["c"].module)
-    here = kernels.isas()
-    if asked is not None and asked not in here:
-        words = ", ".join(here)
-        raise ValueError(f"FASTRNN_ISA: {asked!r} does not run on this machine ({words} do)")
-    name: str = asked or here[-1]
-    kernels.use_isa(name)
+    if asked is not None:
+        if asked not in (here := kernels.isas()):
+            words = ", ".join(here)
+            raise ValueError(f"FASTRNN_ISA: {asked!r} does not run on this machine ({words} do)")
+        kernels.use_isa(asked)
+    name: str = kernels.isa()
     return name
 
 

@@ -253,10 +253,10 @@ class Recurrent(Stacked):
         ValueError, TypeError
             If an argument is wrong; the message names it.
         """
-        if lengths is None and reset is None and reset_state is None and len(self._suffixes) == 1:
-            found = None if self.batch_first else self._quick("layer", x, state)
-            if found:
-                return found
+        whole = lengths is None and reset is None and reset_state is None
+        single = whole and len(self._suffixes) == 1 and not self.batch_first
+        if single and (found := self._quick("layer", x, state)):
+            return found
         return self._stack().infer(x, state, lengths, reset, reset_state)
 
     def record(

@@ -251,41 +251,39 @@ class Stack:
 PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")  # fields of Weights
 
 
-def read_weights(cell: Cell, given: Mapping[str, object], suffix: str = "") -> Weights:
+def read_weights(cell: Cell, given: Mapping[str, object]) -> Weights:
     """Check the parameters of one layer in one direction; H, I and P are read off their shapes.
 
-    `given` has `PARAMETERS` plus `suffix` as keys; None or nothing stands for no bias and no
-    projection.
+    `given` has `PARAMETERS` as keys; None or nothing stands for no bias and no projection.
     """
     G = len(cell.gates)
-    names = {name: name + suffix for name in PARAMETERS}
-    ih = validation.floating(names["weight_ih"], given.get(names["weight_ih"]))
+    ih = validation.floating("weight_ih", given.get("weight_ih"))
     if ih.ndim != 2 or not len(ih) or len(ih) % G or not ih.shape[1]:
-        raise ValueError(f"{names['weight_ih']}: expected shape ({G}*H, I), got {ih.shape}")
+        raise ValueError(f"weight_ih: expected shape ({G}*H, I), got {ih.shape}")
     H = len(ih) // G
     rows = (f"{G}*H", G * H)
     found: dict[str, Array | None] = {"weight_ih": ih, "weight_hr": None}
     P = 0
-    if (hr := given.get(names["weight_hr"])) is not None:
-        array = validation.floating(names["weight_hr"], hr, ih.dtype)
-        found["weight_hr"] = validation.shape(names["weight_hr"], array, "P", ("H", H))
+    if (hr := given.get("weight_hr")) is not None:
+        array = validation.floating("weight_hr", hr, ih.dtype)
+        found["weight_hr"] = validation.shape("weight_hr", array, "P", ("H", H))
         P = len(array)
         if not 0 < P < H:
-            raise ValueError(f"{names['weight_hr']}: expected 1 to H-1={H - 1} rows, got {P}")
-    array = validation.floating(names["weight_hh"], given.get(names["weight_hh"]), ih.dtype)
+            raise ValueError(f"weight_hr: expected 1 to H-1={H - 1} rows, got {P}")
+    array = validation.floating("weight_hh", given.get("weight_hh"), ih.dtype)
     columns = ("P", P) if P else ("H", H)
-    found["weight_hh"] = validation.shape(names["weight_hh"], array, rows, columns)
-    biases = {name: given.get(names[name]) for name in ("bias_ih", "bias_hh")}
+    found["weight_hh"] = validation.shape("weight_hh", array, rows, columns)
+    biases = {name: given.get(name) for name in ("bias_ih", "bias_hh")}
     for name, value in biases.items():
         if value is None:
             found[name] = None
             if any(other is not None for other in biases.values()):
                 raise ValueError(
-                    f"{names[name]}: expected an array because the other bias was given, got None"
+                    f"{name}: expected an array because the other bias was given, got None"
                 )
         else:
-            array = validation.floating(names[name], value, ih.dtype)
-            found[name] = validation.shape(names[name], array, rows)
+            array = validation.floating(name, value, ih.dtype)
+            found[name] = validation.shape(name, array, rows)
     return Weights(*(found[name] for name in PARAMETERS))  # type: ignore[arg-type]
 
 

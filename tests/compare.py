@@ -1,6 +1,6 @@
 """The one place that says how near is near enough."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,3 +59,15 @@ def assert_same_bits(found: Solution, expected: Solution) -> None:
         assert got.dtype == want.dtype, name
         assert got.shape == want.shape, name
         assert got.tobytes() == want.tobytes(), name
+
+
+def assert_windows_are_the_whole(layer: Any, x: np.ndarray, cuts: list[int]) -> None:
+    """Any cut of the time axis must give the bits of the whole: outputs and final states."""
+    whole, final = layer(x)
+    state, parts = None, []
+    for part in np.split(x, cuts):
+        y, state = layer(part, state)
+        parts.append(y)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    for found, expected in zip(state, final, strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fastrnn
+from compare import assert_windows_are_the_whole
 from fastrnn.numba_backend import activations, pool, vectors
 from fastrnn.numba_backend._jit import CacheFiles, jit
 from fastrnn.numba_backend.vectors import pointwise
@@ -145,13 +146,7 @@ def test_windows_are_the_whole():
     rng = np.random.default_rng(5)
     layer = fastrnn.LSTM(3, 40, seed=6, backend="numba")
     x = rng.normal(size=(5000, 1, 3)).astype(np.float32)
-    whole, final = layer(x)
-    state, parts = None, []
-    for part in np.split(x, [1, 7, 2500]):
-        y, state = layer(part, state)
-        parts.append(y)
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
-    np.testing.assert_array_equal(np.stack(state), np.stack(final))
+    assert_windows_are_the_whole(layer, x, [1, 7, 2500])
 
 
 def _in_child(queue, layer, x):
