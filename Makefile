@@ -15,7 +15,7 @@ STAMPS := .venv/.demo .venv/.test .venv/.lint .venv-peers/.peers
 .venv-peers/.peers: EXTRAS := test,peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-peers test-ulp lint clean
+.PHONY: help demo test test-peers test-sanitize test-wide test-emulated test-neon test-ulp lint clean
 .NOTPARALLEL: # targets share a virtual environment, and timings want the machine for themselves
 
 help: ## this list
@@ -30,8 +30,38 @@ test: .venv/.test ## every test but those against torch and ONNX Runtime; ARGS="
 test-peers: .venv-peers/.peers ## the tests against torch and ONNX Runtime (a large download)
 	@.venv-peers/bin/python -m pytest tests/peers $(ARGS)
 
+# $(call server,name,compiler,flags) builds the kernels as a program of their own, in build/<name>.
+server = $(MAKE) -s -j2 -f tests/native/Makefile OUT=build/$(1) CC="$(2)" CFLAGS="$(3)"
+ADDRESS := -fsanitize=address,undefined
+TEST_SERVER := .venv/bin/python -m pytest tests/native
+
+test-sanitize: .venv/.test ## the kernels under sanitizers: of addresses and undefined behaviour, of threads
+	@CFLAGS="-O1 -g1 $(ADDRESS) -fno-sanitize-recover=undefined" LDFLAGS="$(ADDRESS)" FASTRNN_REQUIRE_C=1 \
+	    .venv/bin/python setup.py -q build --build-base build/address --build-lib build/address/lib
+	@LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/address/lib .venv/bin/python -P -m pytest \
+	    tests/test_backends.py tests/test_cells.py tests/test_layers.py tests/test_c.py \
+	    -k "not (numba or bits or beyond or interrupt or activations_float or instructions)" $(ARGS)
+	@$(call server,thread,$(CC),-fsanitize=thread)
+	@SERVER=build/thread/server $(TEST_SERVER) -k bits $(ARGS)
+
+test-wide: .venv/.test ## the kernels with vectors of 64 bytes, whatever the machine's
+	@$(call server,wide,$(CC),-DVECTOR_BYTES=64)
+	@SERVER=build/wide/server $(TEST_SERVER) $(ARGS)
+
+test-emulated: .venv/.test ## the kernels on older processors (qemu-user)
+	@$(call server,plain,$(CC))
+	@SERVER="qemu-x86_64 -cpu Nehalem build/plain/server" SERVER_ISAS=baseline $(TEST_SERVER) $(ARGS)
+	@SERVER="qemu-x86_64 -cpu Haswell build/plain/server" SERVER_ISAS="baseline avx2" \
+	    $(TEST_SERVER) $(ARGS)
+
+test-neon: .venv/.test ## the kernels on ARM (gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)
+	@$(call server,neon,aarch64-linux-gnu-gcc,-static)
+	@SERVER="qemu-aarch64 build/neon/server" SERVER_ISAS=neon $(TEST_SERVER) $(ARGS)
+
 test-ulp: .venv/.test ## exp, sigmoid and tanh of every float32, on every instruction set (half an hour)
-	@ULP_STRIDE=1 .venv/bin/python -m pytest tests/test_c.py -k activations_float32 $(ARGS)
+	@ULP_STRIDE=1 .venv/bin/python -m pytest tests/test_c.py -s -k activations_float \
+	    -o faulthandler_timeout=0 $(ARGS)
 
 lint: .venv/.lint ## style, format and types
 	@.venv/bin/python -m ruff check .

@@ -3,40 +3,40 @@
 
 #include "kernels.h"
 
-#if defined(__x86_64__)
-static int has_avx2(void)
-{
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
-
-static int has_avx512(void)
-{
-    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-}
-#endif
-
-static int always(void)
-{
-    return 1;
-}
-
 static const struct {
     const char *name;
-    int (*runs_here)(void);
+    unsigned needs; /* features of the processor */
     const kernels *f32, *f64;
 } ISAS[] = {
 #if defined(__aarch64__)
-    {"neon", always, &fastrnn_neon_f32, &fastrnn_neon_f64},
+    {"neon", 0, &fastrnn_neon_f32, &fastrnn_neon_f64},
 #else
-    {"baseline", always, &fastrnn_baseline_f32, &fastrnn_baseline_f64},
+    {"baseline", 0, &fastrnn_baseline_f32, &fastrnn_baseline_f64},
 #endif
 #if defined(__x86_64__)
-    {"avx2", has_avx2, &fastrnn_avx2_f32, &fastrnn_avx2_f64},
-    {"avx512", has_avx512, &fastrnn_avx512_f32, &fastrnn_avx512_f64},
+    {"avx2", FASTRNN_AVX2 | FASTRNN_FMA, &fastrnn_avx2_f32, &fastrnn_avx2_f64},
+    {"avx512",
+     FASTRNN_AVX2 | FASTRNN_FMA | FASTRNN_AVX512F | FASTRNN_AVX512VL | FASTRNN_AVX512DQ |
+         FASTRNN_AVX512BW,
+     &fastrnn_avx512_f32, &fastrnn_avx512_f64},
 #endif
 };
 enum { ISA_COUNT = sizeof(ISAS) / sizeof(ISAS[0]) };
+
+/* What the processor has and the system lets us use: the compilers' function looks at both. */
+static unsigned features(void)
+{
+    unsigned found = 0;
+#if defined(__x86_64__)
+    found |= __builtin_cpu_supports("avx2") ? FASTRNN_AVX2 : 0;
+    found |= __builtin_cpu_supports("fma") ? FASTRNN_FMA : 0;
+    found |= __builtin_cpu_supports("avx512f") ? FASTRNN_AVX512F : 0;
+    found |= __builtin_cpu_supports("avx512vl") ? FASTRNN_AVX512VL : 0;
+    found |= __builtin_cpu_supports("avx512dq") ? FASTRNN_AVX512DQ : 0;
+    found |= __builtin_cpu_supports("avx512bw") ? FASTRNN_AVX512BW : 0;
+#endif
+    return found;
+}
 
 static _Atomic int chosen = -1;
 
@@ -52,17 +52,21 @@ const char *fastrnn_isa_name(int isa)
 
 int fastrnn_isa_runs_here(int isa)
 {
-    return ISAS[isa].runs_here();
+    return !(ISAS[isa].needs & ~features());
+}
+
+int fastrnn_best_isa(unsigned found)
+{
+    int best = ISA_COUNT - 1;
+    while (ISAS[best].needs & ~found)
+        best--;
+    return best;
 }
 
 int fastrnn_isa(void)
 {
-    if (chosen < 0) {
-        int best = ISA_COUNT - 1;
-        while (!ISAS[best].runs_here())
-            best--;
-        chosen = best;
-    }
+    if (chosen < 0)
+        chosen = fastrnn_best_isa(features());
     return chosen;
 }
 

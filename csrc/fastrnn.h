@@ -70,7 +70,16 @@ FASTRNN_API int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uint
 /* End the threads; the next pass that wants some starts them anew. */
 FASTRNN_API void fastrnn_stop(void);
 
-/* Instruction sets, in ascending order: the best is used. */
+/* Instruction sets, in ascending order: the best is used, of those that need no features but these. */
+enum {
+    FASTRNN_AVX2 = 1,
+    FASTRNN_FMA = 2,
+    FASTRNN_AVX512F = 4,
+    FASTRNN_AVX512VL = 8,
+    FASTRNN_AVX512DQ = 16,
+    FASTRNN_AVX512BW = 32
+};
+FASTRNN_API int fastrnn_best_isa(unsigned features);
 FASTRNN_API int fastrnn_isa_count(void);
 FASTRNN_API const char *fastrnn_isa_name(int isa);
 FASTRNN_API int fastrnn_isa_runs_here(int isa);

@@ -21,6 +21,17 @@
 #endif
 #define UNROLL _Pragma("GCC unroll 16")
 
+/* What follows is compiled for more than the baseline. */
+#define PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define TARGET(features) \
+    PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define END_OF_TARGET _Pragma("clang attribute pop")
+#else
+#define TARGET(features) PRAGMA(GCC target(features))
+#define END_OF_TARGET
+#endif
+
 /* The kernels for one type of numbers and one instruction set. */
 typedef struct {
     int64_t (*scratch)(const fastrnn_pass *pass, int backward);

@@ -1,7 +1,12 @@
 /* All kernels for one instruction set and one type of numbers.
  *
- * The includer defines ISA (a name), VECTOR_BYTES, REGISTERS and REAL_BITS, and has set the target.
+ * The includer defines ISA (a name), REGISTERS (how many), REGISTER_BYTES and REAL_BITS, and has set
+ * the target. Ours may be wider than the machine's vectors: with -DVECTOR_BYTES=64 any machine tests
+ * what the widest ones compute.
  */
+#ifndef VECTOR_BYTES
+#define VECTOR_BYTES REGISTER_BYTES
+#endif
 
 #define JOIN_(a, b, c, d) a##b##c##d
 #define JOIN(a, b, c, d) JOIN_(a, b, c, d)

@@ -15,6 +15,13 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(1),
 #define SPREAD_8(x) SPREAD_4(x), SPREAD_4(x)
 #define SPREAD_16(x) SPREAD_8(x), SPREAD_8(x)
 
+/* Where there may be instructions of x86 for what compilers make badly. */
+#if defined(__x86_64__) && VECTOR_BYTES == REGISTER_BYTES
+#define X86_BYTES VECTOR_BYTES
+#else
+#define X86_BYTES 0
+#endif
+
 /* The number of lanes is VECTOR_BYTES / (REAL_BITS / 8), as the preprocessor sees it. */
 #if VECTOR_BYTES * 8 / REAL_BITS == 2
 #define LANES(x) {SPREAD_2(x)}
@@ -30,7 +37,7 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(1),
  * than the machine's is split in two, which no constraint can name. */
 #if defined(__aarch64__)
 #define KEEP(v) __asm__("" : "+w"(v))
-#elif defined(__x86_64__) && (VECTOR_BYTES <= 32 || defined(__AVX512F__))
+#elif defined(__x86_64__) && VECTOR_BYTES == REGISTER_BYTES
 #define KEEP(v) __asm__("" : "+v"(v))
 #else
 #define KEEP(v) (void)0
@@ -53,17 +60,17 @@ INLINE void store(real *p, vec v)
 
 /* The first n lanes of a vector in memory, fewer than all: without masks every ragged end goes through
  * the stack, which made a third of the time of a very small network. */
-#if defined(__AVX512F__) && VECTOR_BYTES == 64 && REAL_BITS == 32
+#if X86_BYTES == 64 && REAL_BITS == 32
 #define LOAD_FIRST(p, n) (vec) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p)
 #define STORE_FIRST(p, v, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1), (__m512)(v))
-#elif defined(__AVX512F__) && VECTOR_BYTES == 64
+#elif X86_BYTES == 64
 #define LOAD_FIRST(p, n) (vec) _mm512_maskz_loadu_pd((__mmask8)((1u << (n)) - 1), p)
 #define STORE_FIRST(p, v, n) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1), (__m512d)(v))
-#elif defined(__AVX2__) && VECTOR_BYTES == 32 && REAL_BITS == 32
+#elif X86_BYTES == 32 && REAL_BITS == 32
 #define FIRST(n) ((__m256i)((ivec){0, 1, 2, 3, 4, 5, 6, 7} < (n)))
 #define LOAD_FIRST(p, n) (vec) _mm256_maskload_ps(p, FIRST(n))
 #define STORE_FIRST(p, v, n) _mm256_maskstore_ps(p, FIRST(n), (__m256)(v))
-#elif defined(__AVX2__) && VECTOR_BYTES == 32
+#elif X86_BYTES == 32
 #define FIRST(n) ((__m256i)((ivec){0, 1, 2, 3} < (n)))
 #define LOAD_FIRST(p, n) (vec) _mm256_maskload_pd(p, FIRST(n))
 #define STORE_FIRST(p, v, n) _mm256_maskstore_pd(p, FIRST(n), (__m256d)(v))
@@ -102,24 +109,33 @@ INLINE vec fma_(vec a, vec b, vec c)
     return a * b + c;
 }
 
+/* a * b, rounded, also where something is added to it: of two products in a sum one is not contracted,
+ * and which must not be the compiler's choice. */
+INLINE vec times(vec a, vec b)
+{
+    vec product = a * b;
+    KEEP(product);
+    return product;
+}
+
 /* a < b ? then : otherwise, and the lesser and the greater of x and a number, where a NaN in x stays.
  * Out of comparisons and masks GCC 12 makes three instructions where the machine has one. */
-#if defined(__AVX512F__) && VECTOR_BYTES == 64 && REAL_BITS == 32
+#if X86_BYTES == 64 && REAL_BITS == 32
 #define SELECT_LESS(a, b, then, otherwise) \
     (vec) _mm512_mask_mov_ps((otherwise), _mm512_cmp_ps_mask((a), (b), _CMP_LT_OQ), (then))
 #define LESSER(x, limit) (vec) _mm512_min_ps(limit, x)
 #define GREATER(x, limit) (vec) _mm512_max_ps(limit, x)
-#elif defined(__AVX512F__) && VECTOR_BYTES == 64
+#elif X86_BYTES == 64
 #define SELECT_LESS(a, b, then, otherwise) \
     (vec) _mm512_mask_mov_pd((otherwise), _mm512_cmp_pd_mask((a), (b), _CMP_LT_OQ), (then))
 #define LESSER(x, limit) (vec) _mm512_min_pd(limit, x)
 #define GREATER(x, limit) (vec) _mm512_max_pd(limit, x)
-#elif defined(__AVX2__) && VECTOR_BYTES == 32 && REAL_BITS == 32
+#elif X86_BYTES == 32 && REAL_BITS == 32
 #define SELECT_LESS(a, b, then, otherwise) \
     (vec) _mm256_blendv_ps((otherwise), (then), _mm256_cmp_ps((a), (b), _CMP_LT_OQ))
 #define LESSER(x, limit) (vec) _mm256_min_ps(limit, x)
 #define GREATER(x, limit) (vec) _mm256_max_ps(limit, x)
-#elif defined(__AVX2__) && VECTOR_BYTES == 32
+#elif X86_BYTES == 32
 #define SELECT_LESS(a, b, then, otherwise) \
     (vec) _mm256_blendv_pd((otherwise), (then), _mm256_cmp_pd((a), (b), _CMP_LT_OQ))
 #define LESSER(x, limit) (vec) _mm256_min_pd(limit, x)

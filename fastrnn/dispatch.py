@@ -43,7 +43,10 @@ class Backend:
 
 def _c_missing() -> str | None:
     if importlib.util.find_spec("fastrnn._c") is None:
-        return "not built: there was no C compiler when fastrnn was installed"  # csrc/build_ffi.py
+        return (  # csrc/build_ffi.py
+            "not built: there was no C compiler when fastrnn was installed, or it failed; "
+            "FASTRNN_REQUIRE_C=1 and pip install --no-cache-dir --force-reinstall say why"
+        )
     return None
 
 

@@ -71,3 +71,22 @@ def assert_windows_are_the_whole(layer: Any, x: np.ndarray, cuts: list[int]) -> 
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     for found, expected in zip(state, final, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def exact(curve: str, x: np.ndarray) -> np.ndarray:
+    """The curve in a precision that is beyond the one under test."""
+    with np.errstate(all="ignore"):
+        wide = x.astype(np.longdouble if x.dtype == np.float64 else np.float64)
+        if curve == "sigmoid":
+            e = np.exp(-np.abs(wide))
+            return np.where(wide >= 0, 1 / (1 + e), e / (1 + e))
+        return {"exp": np.exp, "tanh": np.tanh}[curve](wide)
+
+
+def ulps(found: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Errors in units of the last place of the exact results, denormal ones included."""
+    with np.errstate(all="ignore"):
+        rounded = right.astype(found.dtype)
+        spacing = np.spacing(np.abs(rounded)).astype(right.dtype)
+        error = np.abs(found.astype(right.dtype) - right) / spacing
+    return np.where((found == rounded) | (np.isnan(found) & np.isnan(rounded)), 0, error)

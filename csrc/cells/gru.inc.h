@@ -11,7 +11,7 @@ INLINE void gru_put(const forward_job *j, const step *s, int64_t b, int64_t u, i
         store_some(gates + 2 * H, new, n);
         store_some(j->hidden_n + row * H + u, hidden_n, n);
     }
-    put_hidden(j, s, b, u, n, fma_(z, load_some(s->h + b * H + u, n), ((real)1 - z) * new));
+    put_hidden(j, s, b, u, n, fma_(z, load_some(s->h + b * H + u, n), times((real)1 - z, new)));
 }
 
 /* The reset after the product: n = tanh(a_n + r (W_hn h + b_hn)); v: r, z, the latter, a_n. */

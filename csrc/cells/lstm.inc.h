@@ -8,7 +8,7 @@ INLINE void lstm_forward(const forward_job *j, const step *s, int64_t b, int64_t
 {
     int64_t H = j->p->H, row = s->t * j->p->B + b;
     vec i = sigmoid(v[0]), f = sigmoid(v[1]), g = tanh_(v[2]), o = sigmoid(v[3]);
-    vec c = fma_(f, load_some(j->c + b * H + u, n), i * g);
+    vec c = fma_(f, load_some(j->c + b * H + u, n), times(i, g));
     if (j->gates) {
         real *gates = j->gates + row * 4 * H + u;
         store_some(gates, i, n);

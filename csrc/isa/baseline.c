@@ -3,7 +3,7 @@
 
 #if !defined(__aarch64__)
 #define ISA baseline
-#define VECTOR_BYTES 16
+#define REGISTER_BYTES 16
 #define REGISTERS 16
 #ifndef REAL_BITS
 #define REAL_BITS 32
