@@ -18,13 +18,15 @@
 /* begin of the interface */
 enum { FASTRNN_RNN_TANH, FASTRNN_RNN_RELU, FASTRNN_GRU_AFTER, FASTRNN_GRU_BEFORE, FASTRNN_LSTM };
 
+enum { FASTRNN_MOST_THREADS = 256 };
+
 /* A layer in one direction over a window, and what its forward pass reads and writes. */
 typedef struct {
     int64_t T, B, I, H, P;
     int32_t cell;       /* one of the above */
     int32_t real_bytes; /* 4 or 8 */
     int32_t reverse;    /* from t = T-1 to 0 */
-    int32_t threads;    /* at most */
+    int32_t threads;    /* at most; no more than FASTRNN_MOST_THREADS */
     const void *lengths; /* int64_t (B,), or null */
     const void *reset;   /* bytes (T, B), or null */
     const void *x;                          /* (T, B, I); zero where t >= lengths[b] */

@@ -5,6 +5,7 @@
  * and then sleeps. Nothing here is read or written by the caller's thread after a region is over.
  */
 #define _GNU_SOURCE /* affinity */
+#include "fastrnn.h"
 #include "pool.h"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -15,7 +16,6 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { MOST_THREADS = 256 };
 /* Microseconds. Between two calls, Python needs some 20 to 100. */
 enum { UNTIL_SLEEP = 200, UNTIL_YIELD = 50 };
 
@@ -36,7 +36,7 @@ typedef struct {
 static struct {
     pthread_mutex_t region; /* held by whoever runs one */
     int count;
-    worker *workers[MOST_THREADS];
+    worker *workers[FASTRNN_MOST_THREADS];
     team_task *task;
     void *argument;
     barrier team;
@@ -177,8 +177,8 @@ static int start_worker(void)
 
 void pool_run(team_task *task, void *argument, int most, double patience)
 {
-    if (most > MOST_THREADS)
-        most = MOST_THREADS;
+    if (most > FASTRNN_MOST_THREADS)
+        most = FASTRNN_MOST_THREADS;
     if (most <= 1 || pthread_mutex_trylock(&pool.region) != 0) {
         barrier alone = {.members = 1};
         task(argument, 0, &alone);

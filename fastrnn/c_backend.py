@@ -23,6 +23,7 @@ CELLS = {
     ("gru", False): lib.FASTRNN_GRU_BEFORE,
     ("lstm",): lib.FASTRNN_LSTM,
 }
+MOST_THREADS: int = lib.FASTRNN_MOST_THREADS
 BYTES = np.dtype(np.uint8)
 LSTM, LAYER = lib.FASTRNN_LSTM, lib.FASTRNN_LAYER
 FORMS = {"function": lib.FASTRNN_FUNCTION, "layer": lib.FASTRNN_LAYER, "cell": lib.FASTRNN_CELL}
@@ -96,12 +97,16 @@ def _infer(
     h_n = empty(shape, dtype)
     c_n = empty(shape, dtype) if cell == LSTM else None
     done = lib.fastrnn_infer(
-        cell, form, num_threads(), id(x), id(h0), id(c0), id(w_ih), id(w_hh), id(b_ih),
+        cell, form, _threads(), id(x), id(h0), id(c0), id(w_ih), id(w_hh), id(b_ih),
         id(b_hh), id(output), id(h_n), id(c_n),
     )  # fmt: skip
     if done < 0:
         raise MemoryError("no memory for the scratch of a forward pass")
     return (output, h_n, c_n) if done else None
+
+
+def _threads() -> int:
+    return min(num_threads(), MOST_THREADS)
 
 
 def forward(call: Call, ws: Forward) -> None:
@@ -135,7 +140,7 @@ def _fill(p: Any, call: Call, ws: Forward) -> list[Any]:
     p.cell = CELLS[call.cell.name, *call.options.values()]
     p.real_bytes = call.x.itemsize
     p.reverse = call.reverse
-    p.threads = num_threads()
+    p.threads = _threads()
     p.x, p.w_ih, p.w_hh, p.b_ih, p.b_hh, p.w_hr = _pointers(kept, call.x, *call.weights)
     p.lengths, p.reset = _pointers(kept, call.lengths, call.reset)
     p.h0, p.c0 = _state(kept, call.state)

@@ -114,7 +114,15 @@ def choose(backend: object, cell: str) -> str:
 
 
 def select(backend: object, cell: str) -> Kernels:
-    """Return the kernels of the backend that `choose` names."""
+    """Return the kernels of the backend that `choose` names, once for all calls that ask alike."""
+    try:
+        return _select(backend, cell)
+    except TypeError:  # an unhashable argument: a mistake, which `choose` finds
+        return _load(choose(backend, cell))
+
+
+@cache
+def _select(backend: object, cell: str) -> Kernels:
     return _load(choose(backend, cell))
 
 

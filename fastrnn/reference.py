@@ -160,6 +160,7 @@ STEPS = {
 }
 
 
+@np.errstate(all="ignore")  # inf and NaN are results, not messages
 def forward(call: Call, ws: Forward) -> None:
     """Run one layer in one direction over a window and fill `ws`."""
     step = STEPS[call.cell.name].forward
@@ -186,6 +187,7 @@ def forward(call: Call, ws: Forward) -> None:
         array[...] = last
 
 
+@np.errstate(all="ignore")
 def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
     """Run back-propagation through time over a window and fill `ws`."""
     step = STEPS[call.cell.name].backward

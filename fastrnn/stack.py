@@ -8,7 +8,7 @@ hands the results back as they came.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,10 +61,7 @@ class Stack:
     batch_first: bool = False
     dropout: float = 0.0
     generator: np.random.Generator | None = None
-    state_names: tuple[str, ...] = field(default=())
-
-    def __post_init__(self) -> None:
-        self.state_names = self.state_names or tuple(f"state {s}" for s in self.cell.states)
+    state_names: tuple[str, ...] | None = None  # what the caller calls the initial states
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -77,7 +74,8 @@ class Stack:
     ) -> tuple[Array, Any]:
         """Return output and final state, recording nothing."""
         inputs = self._read(x, state, lengths, reset, reset_state)
-        steps = self._forward(inputs, record=False)
+        kernels = dispatch.select(self.backend, self.cell.name)
+        steps = self._forward(kernels, inputs, record=False)
         output = self._sequence_out(_joined(steps[-1]), inputs)
         return output, self._state_out([ws.state for _, ws in _flat(steps)], inputs)
 
@@ -86,7 +84,8 @@ class Stack:
     ) -> Tape:
         """Return the tape of a pass."""
         inputs = self._read(x, state, lengths, reset, reset_state)
-        steps = self._forward(inputs, record=True)
+        kernels = dispatch.select(self.backend, self.cell.name)
+        steps = self._forward(kernels, inputs, record=True)
         output = self._sequence_out(_joined(steps[-1]), inputs)
         output.flags.writeable = False
         finals = [ws.state for _, ws in _flat(steps)]
@@ -102,9 +101,8 @@ class Stack:
                 d_y = self._sequence_in(
                     validation.shape("d_output", d_y, *output.shape), inputs.batched
                 )
-            names = tuple(f"d_state {s}" for s in self.cell.states)
-            d_finals = self._states_in("d_state", names, d_state, inputs.x, inputs.batched)
-            return self._backward(inputs, steps, d_y, d_finals, retain)
+            d_finals = self._states_in("d_state", d_state, inputs.x, inputs.batched)
+            return self._backward(kernels, inputs, steps, d_y, d_finals, retain)
 
         return Tape(
             output,
@@ -131,16 +129,20 @@ class Stack:
             found = _without_padding(found, lengths)
         if reset_state is not None and mask is None:
             raise ValueError("reset_state: expected None because reset is None, got an array")
-        states = self._states_in("state", self.state_names, state, found, batched)
+        states = self._states_in("state", state, found, batched, self.state_names)
         reset_states = states  # without resets nothing reads them
         if mask is not None:
-            names = tuple(f"reset_state {s}" for s in self.cell.states)
-            reset_states = self._states_in("reset_state", names, reset_state, found, batched)
+            reset_states = self._states_in("reset_state", reset_state, found, batched)
             mask = mask[:, None] if not batched else mask.T.copy() if self.batch_first else mask
         return Inputs(found, states, reset_states, lengths, mask, reset_state is not None, batched)
 
     def _states_in(
-        self, argument: str, names: tuple[str, ...], value: object, x: Array, batched: bool
+        self,
+        argument: str,
+        value: object,
+        x: Array,
+        batched: bool,
+        names: tuple[str, ...] | None = None,
     ) -> list[State]:
         """Check a state and split it, one tuple a layer and direction; None stands for zeros."""
         B, n = x.shape[1], len(self.weights)
@@ -148,6 +150,7 @@ class Stack:
         if value is None:
             return [tuple([np.zeros((B, width), x.dtype) for width in widths])] * n
         arrays = validation.state_tuple(argument, value, self.cell.states)
+        names = names or tuple(f"{argument} {s}" for s in self.cell.states)
         leading: list[tuple[str, int]] = [("L*D", n)] if self.stacked else []
         rows = [("B", B)] if batched else []
         letter = "H" if len(set(self.widths)) == 1 else "P"  # of the hidden state
@@ -178,9 +181,7 @@ class Stack:
             return array[:, 0, :]
         return array.swapaxes(0, 1) if self.batch_first else array[...]
 
-    @np.errstate(all="ignore")  # inf and NaN are results, not messages
-    def _forward(self, inputs: Inputs, *, record: bool) -> list[Step]:
-        kernels = dispatch.select(self.backend, self.cell.name)
+    def _forward(self, kernels: dispatch.Kernels, inputs: Inputs, *, record: bool) -> list[Step]:
         x, steps = inputs.x, []
         weights = list(self.weights.values())
         for first in range(0, len(weights), self.directions):
@@ -189,7 +190,7 @@ class Stack:
                 kept = self.generator.random(x.shape, np.float32) >= self.dropout
                 scale = 1 / (1 - self.dropout) if self.dropout < 1 else 0.0
                 mask = kept * x.dtype.type(scale)
-                x = x * mask
+                x = _times(x, mask)
             calls = []
             for n in range(first, first + self.directions):
                 call = Call(
@@ -208,16 +209,15 @@ class Stack:
             x = _joined(steps[-1])
         return steps
 
-    @np.errstate(all="ignore")
     def _backward(
         self,
+        kernels: dispatch.Kernels,
         inputs: Inputs,
         steps: list[Step],
         d_y: Array | None,
         d_finals: list[State],
         retain: bool,
     ) -> Gradients:
-        kernels = dispatch.select(self.backend, self.cell.name)
         done: list[Backward] = []  # from the last layer and direction to the first
         if d_y is None:
             d_y = np.zeros_like(_joined(steps[-1]))
@@ -229,9 +229,9 @@ class Stack:
                 part = np.ascontiguousarray(part)
                 done.append(_run_backward(kernels, call, tape, part, d_final, retain=retain))
                 shares.append(done[-1].x)
-            d_y = shares[0] if len(shares) == 1 else shares[0] + shares[1]
+            d_y = shares[0] if len(shares) == 1 else _plus(*shares)
             if step.dropout is not None:
-                d_y = d_y * step.dropout
+                d_y = _times(d_y, step.dropout)
         done.reverse()
         return Gradients(
             input=self._sequence_out(d_y, inputs),
@@ -342,6 +342,16 @@ def _run_backward(
         for gradient, last in zip(ws.state, d_state, strict=True):
             gradient[...] = last
     return ws
+
+
+@np.errstate(all="ignore")  # inf and NaN are results, not messages
+def _times(a: Array, b: Array) -> Array:
+    return a * b
+
+
+@np.errstate(all="ignore")
+def _plus(a: Array, b: Array) -> Array:
+    return a + b
 
 
 def _flat(steps: list[Step]) -> list[tuple[Call, Forward]]:

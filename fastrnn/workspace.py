@@ -163,7 +163,7 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 def _like(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tuple(empty(array.shape, array.dtype) for array in arrays)
+    return tuple([empty(array.shape, array.dtype) for array in arrays])
 
 
 def forward(call: Call, *, record: bool) -> Forward:
@@ -189,7 +189,7 @@ def forward(call: Call, *, record: bool) -> Forward:
 
 def backward(call: Call) -> Backward:
     """Allocate what the backward pass of `call` writes."""
-    weights = (None if w is None else empty(w.shape, w.dtype) for w in call.weights)
+    weights = [None if w is None else empty(w.shape, w.dtype) for w in call.weights]
     return Backward(
         x=empty(call.x.shape, call.x.dtype),
         weights=Weights(*weights),  # type: ignore[arg-type]

@@ -12,8 +12,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..validation import Array
 from ..workspace import Backward, Call, empty
 from . import sequence
@@ -21,6 +19,7 @@ from ._jit import jit
 from .pool import parallel, ranges
 from .product import PANEL_BYTES, ROWS, flat, product
 from .sequence import copy
+from .vectors import restore_float_state, set_float_state
 
 BLOCK = 64  # rows that a gradient sums up at once
 SHORT_ROW = 512  # bytes: a block of rows of this length fits into the L1 cache
@@ -63,8 +62,9 @@ def plan(call: Call) -> Plan:
     """Cut up a backward pass."""
     T, B, _ = call.x.shape
     span = max(1, BLOCK // B)
-    chunk = -(-sequence.steps_in_10_ms(call) // span) * span
-    work = sequence.step_work(call) * min(T, chunk)
+    work = sequence.step_work(call)
+    chunk = -(-sequence.steps_in_10_ms(work) // span) * span
+    work *= min(T, chunk)
     parts = len(ranges(len(call.weights.ih), ROWS, work))
     return Plan(span, chunk, ranges(B, ROWS, work), parts)
 
@@ -100,9 +100,10 @@ def _add(g: Any, fresh: bool, row: int, d: int, K: int, m0: int, m1: int, scratc
 
     `fresh` says that these are the first: what is in the gradient is not read.
     """
-    one, zeros, left, left_step, right = scratch
-    panel = PANEL_BYTES // left.itemsize
-    short = SHORT_ROW // left.itemsize
+    one, zeros, copies, left_step = scratch
+    right = BLOCK * left_step  # where in the copies those of the operand begin
+    panel = PANEL_BYTES // copies.itemsize
+    short = SHORT_ROW // copies.itemsize
     M, N = m1 - m0, g.N
     out, bias = (g.out, m0 * N, N), (g.bias, m0, M)
     start, bias_start = (zeros, 0, 0) if fresh else out, (zeros, 0, 0) if fresh else bias
@@ -113,16 +114,16 @@ def _add(g: Any, fresh: bool, row: int, d: int, K: int, m0: int, m1: int, scratc
         # cache, and a panel has to stay there. That made 74 of 40 GFLOP/s at (1024, 2048, 256).
         a = (g.d, first, 1, g.d_step)
         if g.d_step > short:
-            a = (left, 0, 1, left_step)
+            a = (copies, 0, 1, left_step)
             for q in range(n):
-                copy((g.d, left), (first + q * g.d_step, q * left_step), M)
+                copy((g.d, copies), (first + q * g.d_step, q * left_step), M)
         w = (g.operand, (row + k) * N, N, panel)
         if short < N:
-            w = (right, 0, panel, n * panel)
+            w = (copies, right, panel, n * panel)
             for q in range(n):
                 for j in range(0, N, panel):
-                    places = ((row + k + q) * N + j, j * n + q * panel)
-                    copy((g.operand, right), places, min(panel, N - j))
+                    places = ((row + k + q) * N + j, right + j * n + q * panel)
+                    copy((g.operand, copies), places, min(panel, N - j))
         product(start, a, w, out, M, n, N)
         if g.bias.size:  # a product with ones
             product(bias_start, (one, 0, 0, 0), (g.d, first, g.d_step, panel), bias, 1, n, M)
@@ -134,6 +135,7 @@ def take(
     f: Any, gradients: Any, first: int, last: int, span: int, part: int, parts: int, scratch: Any
 ) -> None:
     """Take a part of the gradients of steps first ... last - 1, counted as the loop counts them."""
+    before = set_float_state()
     earliest = first if f.reverse else f.T - last
     for s in range(first, last, span):
         steps = min(span, last - s)
@@ -145,6 +147,7 @@ def take(
             d = g.d_first + (t - earliest if g.reused else t) * f.B * g.d_step
             if m0 < m1:
                 _add(g, s == 0, t * f.B, d, steps * f.B, m0, m1, scratch)
+    restore_float_state(before)
 
 
 @jit
@@ -162,13 +165,12 @@ def _backward_and_gradients(
 def run(ws: Any, gradients: tuple[WeightGradient, ...], call: Call, cut: Plan) -> None:
     """Run all steps backward and fill the gradients, returning to Python now and then."""
     T, dtype = len(call.x), call.x.dtype
-    one, zeros = np.ones(1, dtype), ws.frame.zeros
-    width = max(g.M for g in gradients) + 16
-    longest = max(g.N for g in gradients) + PANEL_BYTES // dtype.itemsize
+    one, zeros = sequence.constant(1, 1, dtype), ws.frame.zeros
+    width = max([g.M for g in gradients]) + 16
+    longest = max([g.N for g in gradients]) + PANEL_BYTES // dtype.itemsize
 
-    def scratch() -> tuple[Array, Array, Array, int, Array]:
-        left, right = empty((BLOCK * width,), dtype), empty((BLOCK * longest,), dtype)
-        return one, zeros, left, width, right
+    def scratch() -> tuple[Array, Array, Array, int]:
+        return one, zeros, empty((BLOCK * (width + longest),), dtype), width
 
     for first in range(0, T, cut.chunk):
         last = min(T, first + cut.chunk)

@@ -166,13 +166,18 @@ def forward(call: Call, ws: Forward) -> None:
     sequence.run_forward(arrays, call)
 
 
+@np.errstate(all="ignore")  # inf and NaN are results, not messages
+def _reset_hidden(gates: Array, h: Array) -> Array:
+    return np.multiply(gates[:, :, 0], h)
+
+
 def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
     """Run it backward and fill `ws`."""
     w, H, dtype = call.weights, call.hidden_size, call.x.dtype
     after = call.options["reset_after"]
     (h,) = reference.consumed_states(call, tape)
     gates, hidden_n = tape.records["gates"], tape.records["hidden_n"]
-    operand_n = h if after else gates[:, :, 0] * h  # before the gates are overwritten
+    operand_n = h if after else _reset_hidden(gates, h)  # before the gates are overwritten
     arrays = GRUBackward(
         frame=sequence.backward_frame(call, d_output, d_state, gates, ws),
         reset_after=after,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 
@@ -28,18 +30,32 @@ def ranges(size: int, unit: int, work: float) -> list[tuple[int, int]]:
 
 
 def parallel(task: Callable[[int, int], None], parts: list[tuple[int, int]]) -> None:
-    """Run a task on every range at once, the first one here; return when all are done."""
-    first, *others = parts
-    if not others:
-        task(*first)
-        return
-    futures = [_executor(os.getpid()).submit(task, *part) for part in others]
+    """Run a task on every range at once, some of them here; return when all are done."""
+    if len(parts) == 1:
+        return task(*parts[0])
+    left = deque(parts)
+
+    def work() -> None:
+        while True:
+            try:
+                part = left.popleft()
+            except IndexError:  # none is left
+                return
+            task(*part)
+
+    others = []
+    with suppress(RuntimeError):  # no thread can be started: then all is done here
+        for _ in parts[1:]:
+            # A comprehension would lose those before the one that fails
+            others.append(_executor(os.getpid()).submit(work))  # noqa: PERF401
     try:
-        task(*first)
+        work()
     finally:  # an interrupted call must not leave threads behind that write to its arrays
-        wait(futures)
-    for future in futures:
+        left.clear()
+        wait(others)
+    for future in others:
         future.result()
+    return None
 
 
 @cache

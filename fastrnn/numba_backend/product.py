@@ -17,12 +17,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..validation import Array
-from ..workspace import aligned
+from ..workspace import empty
 from ._jit import jit
 from .vectors import BYTES, I64, Lanes, Vec, data, integer, shifted
 
 ROWS = 8 if BYTES == 64 else 4
 PANEL_BYTES = 2 * BYTES
+LINE = 64  # bytes of a line of the cache
 BLOCK = 256  # k's that a tile runs through at once, so that a panel stays in the L1 cache
 
 
@@ -164,10 +165,14 @@ def product(start: Any, a: Any, w: Any, out: Any, B: int, K: int, N: int) -> Non
 
 
 @jit
-def _pack(w: Any, k_step: int, n_step: int, K: int, N: int, out: Any) -> None:
-    """Fill out, flat panels, from w (K, N), flat with these steps; zero beyond N."""
+def _pack(w: Any, k_step: int, n_step: int, K: int, N: int, out: Any) -> int:
+    """Fill out, flat panels, from w (K, N), flat with these steps; zero beyond N.
+
+    Return where they start: at a line of the cache.
+    """
     panel = PANEL_BYTES // out.itemsize
-    place = 0
+    start: int = -out.ctypes.data % LINE // out.itemsize
+    place = start
     for first in range(0, N, panel):
         columns = min(panel, N - first)
         for k in range(K):
@@ -176,16 +181,16 @@ def _pack(w: Any, k_step: int, n_step: int, K: int, N: int, out: Any) -> None:
             for n in range(columns, panel):
                 out[place + n] = 0
             place += panel
+    return start
 
 
 def packed(w: Array, *, transpose: bool = False) -> tuple[Array, int, int, int]:
     """Pack contiguous weights (K, N), or (N, K) to be transposed, as `product` takes them."""
     K, N = w.shape[::-1] if transpose else w.shape
     panel = PANEL_BYTES // w.itemsize
-    panels = aligned((-(-N // panel) * K * panel,), w.dtype)
+    panels = empty((-(-N // panel) * K * panel + LINE // w.itemsize,), w.dtype)
     k_step, n_step = (1, K) if transpose else (N, 1)
-    _pack(flat(w), k_step, n_step, K, N, panels)
-    return panels, 0, panel, K * panel
+    return panels, _pack(flat(w), k_step, n_step, K, N, panels), panel, K * panel
 
 
 def flat(array: Array) -> Array:

@@ -7,7 +7,7 @@ then those of the tuple's cell.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..workspace import Backward, Call, Forward, State, empty
 from ._jit import OPTIONS, jit
 from .pool import parallel, ranges
 from .product import ROWS, flat, packed, product
-from .vectors import Lanes, Vec, pointwise
+from .vectors import Lanes, Vec, pointwise, restore_float_state, set_float_state
 
 Packed = tuple[Array, int, int, int]  # weights as `product` takes them
 NO_LENGTHS = np.empty(0, np.int64)
@@ -113,6 +113,11 @@ def clear(L: Lanes) -> Vec:
 
 
 @jit
+def _add(a: Array, b: Array, out: Array) -> None:
+    add((a, b, out), (0, 0, 0), out.size)
+
+
+@jit
 def _input_share(f: Any, row: int, rows: int) -> None:
     """Fill gates with bias + W_ih x, for some of the T * B rows."""
     out = (f.gates, row * f.GH, f.GH)
@@ -129,6 +134,7 @@ def _input_gradient(f: Any, row: int, rows: int, d_a: int) -> None:
 @jit
 def forward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
     """Run rows b0 ... b1 - 1 through steps first ... last - 1, counted as they are processed."""
+    before = set_float_state()
     f = ws.frame
     rows = b1 - b0
     # Few rows (then all there are) are too few for a tile: take those of all steps together.
@@ -162,11 +168,13 @@ def forward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
                         copy((f.new[k], f.sequences[k]), (b * n, place + b * n), n)
                 elif f.sequences[k].size:
                     clear((f.sequences[k],), (place + b * n,), n)
+    restore_float_state(before)
 
 
 @jit
 def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
     """Run rows b0 ... b1 - 1 back through steps first ... last - 1, the last processed first."""
+    before = set_float_state()
     f = ws.frame
     rows = b1 - b0
     earliest = first if f.reverse else f.T - last
@@ -213,20 +221,23 @@ def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
     if rows < ROWS:
         d_a = (earliest - start_d_a) * f.B * f.GH
         _input_gradient(f, earliest * f.B, (last - first) * f.B, d_a)
+    restore_float_state(before)
 
 
 def forward_frame(call: Call, ws: Forward, gates: Array, bias: Array) -> ForwardFrame:
     """Lay out what the loop reads and writes, and start the running state."""
     for array, initial in zip(ws.state, call.state, strict=True):
         array[...] = initial
-    nothing = empty((0,), call.x.dtype)
-    sequences = (ws.output, nothing if ws.cells is None else ws.cells)[: len(ws.state)]
+    sequences = [flat(ws.output)]
+    if len(ws.state) > 1:
+        sequences.append(empty((0,), call.x.dtype) if ws.cells is None else flat(ws.cells))
+    states = _flat(ws.state)
     return ForwardFrame(
         *_common(call),
-        reset_states=_flat(call.reset_state),
-        states=_flat(ws.state),
-        new=_scratch(ws.state),
-        sequences=_flat(sequences),
+        reset_states=states if call.reset is None else _flat(call.reset_state),
+        states=states,
+        new=_scratch(states),
+        sequences=tuple(sequences),
         x=flat(call.x),
         w_ih=packed(call.weights.ih, transpose=True),
         bias=flat(bias),
@@ -240,20 +251,24 @@ def backward_frame(
     """Lay out what the loop reads and writes, and start the running gradient."""
     for array, last in zip(ws.state, d_state, strict=True):
         array[...] = last
-    for array in ws.reset_state:
-        array[...] = 0
+    states = _flat(ws.state)
+    reset_states = states  # without resets nothing reads them
+    if call.reset is not None:
+        for array in ws.reset_state:
+            array[...] = 0
+        reset_states = _flat(ws.reset_state)
     return BackwardFrame(
         *_common(call),
-        d_reset_states=_flat(ws.reset_state),
-        d_states=_flat(ws.state),
-        d_new=_scratch(ws.state),
-        d_consumed=_scratch(ws.state),
+        d_reset_states=reset_states,
+        d_states=states,
+        d_new=_scratch(states),
+        d_consumed=_scratch(states),
         d_output=flat(d_output),
         d_a=flat(d_a),
         reused=reused,
         w_ih=packed(call.weights.ih),
         d_x=flat(ws.x),
-        zeros=np.zeros(max(call.x.shape[2], len(call.weights.ih)), call.x.dtype),
+        zeros=constant(0, max(call.x.shape[2], len(call.weights.ih)), call.x.dtype),
     )
 
 
@@ -266,37 +281,49 @@ def step_work(call: Call) -> float:
 def run_forward(ws: Any, call: Call) -> None:
     """Run the loop over all steps, returning to Python now and then, for Ctrl-C."""
     T, B, _ = call.x.shape
-    chunk = steps_in_10_ms(call)
-    rows = ranges(B, ROWS, step_work(call) * min(T, chunk))
+    work = step_work(call)
+    chunk = steps_in_10_ms(work)
+    rows = ranges(B, ROWS, work * min(T, chunk))
     for first in range(0, T, chunk):
         parallel(partial(forward, ws, first, min(T, first + chunk)), rows)
 
 
-def steps_in_10_ms(call: Call) -> int:
-    """Return about how many steps take 10 ms."""
-    return max(1, int(5e8 / step_work(call)))
+def steps_in_10_ms(work: float) -> int:
+    """Return about how many steps of so much `step_work` take 10 ms."""
+    return max(1, int(5e8 / work))
+
+
+@lru_cache(maxsize=64)
+def constant(value: float, size: int, dtype: np.dtype[Any]) -> Array:
+    """Return an array of one number, which kernels read and nobody writes to.
+
+    It is not marked as read-only, since Numba would compile anew for that.
+    """
+    return np.full(size, value, dtype)
 
 
 def summed_bias(call: Call) -> Array:
     """Return b_ih + b_hh, or zeros, (G*H,)."""
     w = call.weights
     if w.b_ih is None or w.b_hh is None:
-        return np.zeros(len(w.ih), call.x.dtype)
-    return np.asarray(w.b_ih + w.b_hh)
+        return constant(0, len(w.ih), call.x.dtype)
+    bias = empty(w.b_ih.shape, w.b_ih.dtype)
+    _add(flat(w.b_ih), flat(w.b_hh), bias)
+    return bias
 
 
 def _flat(arrays: State) -> State:
-    return tuple(map(flat, arrays))
+    return tuple([flat(array) for array in arrays])
 
 
 def _scratch(arrays: State) -> State:
-    return tuple(empty((array.size,), array.dtype) for array in arrays)
+    return tuple([empty(array.shape, array.dtype) for array in arrays])
 
 
 def _common(call: Call) -> tuple[int, int, int, int, bool, bool, tuple[int, ...], Array, Array]:
     T, B, I = call.x.shape
-    lengths = NO_LENGTHS if call.lengths is None else call.lengths
-    reset = NO_RESETS if call.reset is None else call.reset
-    widths = tuple(array.shape[1] for array in call.state)
+    lengths = NO_LENGTHS if call.lengths is None else flat(call.lengths)
+    reset = NO_RESETS if call.reset is None else flat(call.reset)
+    widths = tuple([array.shape[1] for array in call.state])
     sizes = (T, B, I, len(call.weights.ih))
-    return (*sizes, call.reverse, call.lengths is not None, widths, flat(lengths), flat(reset))
+    return (*sizes, call.reverse, call.lengths is not None, widths, lengths, reset)
