@@ -8,7 +8,7 @@ static int64_t lay_out_backward(backward_job *j, fastrnn_backward_pass *q)
     const fastrnn_pass *p = &q->forward;
     const int cell = p->cell, G = gates_of(cell);
     const int64_t B = p->B, I = p->I, H = p->H, R = recurrent_size(p);
-    arena a = {(uintptr_t)p->scratch};
+    arena a = arena_of(p);
     *j = (backward_job){.q = q,
                         .p = p,
                         .R = R,
@@ -40,7 +40,7 @@ static int64_t lay_out_backward(backward_job *j, fastrnn_backward_pass *q)
     j->left = take(&a, rows * (G * H + MOST_ROWS));
     j->left_2 = take(&a, G == 3 || p->P ? rows * ((G == 3 ? H : p->P) + MOST_ROWS) : 0);
     j->right = take(&a, p->threads * rows * UNITS);
-    return (int64_t)(a.next - (uintptr_t)p->scratch);
+    return bytes_of(&a, p);
 }
 
 /* Pack a member's part of the panels of w, (K, N). */

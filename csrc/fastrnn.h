@@ -39,7 +39,7 @@ typedef struct {
     void *cells;     /* (T, B, H), or null: not wanted */
     void *gates;     /* (T, B, G, H), or null */
     void *hidden_n;  /* (T, B, H), or null; GRU */
-    void *scratch;   /* at a multiple of 64 bytes; keeps the state of a pass between calls */
+    void *scratch;   /* keeps the state of a pass between calls */
     int64_t done;    /* steps that are; 0 at first */
 } fastrnn_pass;
 

@@ -5,7 +5,7 @@ static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
 {
     const int cell = p->cell, C = columns_of(cell);
     const int64_t B = p->B, I = p->I, H = p->H, R = recurrent_size(p);
-    arena a = {(uintptr_t)p->scratch};
+    arena a = arena_of(p);
     *j = (forward_job){.p = p,
                        .R = R,
                        .panels = ceil_div(H, vectors_of(cell) * VL),
@@ -35,7 +35,7 @@ static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
     j->r = take(&a, before ? B * H : 0);
     j->z = take(&a, before ? B * H : 0);
     j->hidden_product = take(&a, before ? B * H : 0);
-    return (int64_t)(a.next - (uintptr_t)p->scratch);
+    return bytes_of(&a, p);
 }
 
 /* Start a state (B, width): with what is given, or zeros, or where the first step resets it. */

@@ -96,11 +96,11 @@ int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uintptr_t h0, ui
     p.h_n = ((array *)h_n)->data;
     p.c_n = lstm ? ((array *)c_n)->data : NULL;
     const int64_t size = fastrnn_scratch(&p, 0), rows = p.B * p.H * p.real_bytes;
-    char *memory = malloc((size_t)(size + rows + 64));
+    char *memory = malloc((size_t)(size + rows));
     if (!memory)
         return -1;
-    p.scratch = (void *)(((uintptr_t)memory + 63) / 64 * 64);
-    p.output = form == FASTRNN_CELL ? (char *)p.scratch + size : ((array *)output)->data;
+    p.scratch = memory;
+    p.output = form == FASTRNN_CELL ? memory + size : ((array *)output)->data;
     while (fastrnn_forward(&p))
         ;
     free(memory);

@@ -4,11 +4,25 @@ typedef struct {
     uintptr_t next;
 } arena;
 
-/* Take memory for n numbers, at a multiple of 64 bytes; from an arena at 0 it only counts. */
+enum { LINE = 64 }; /* bytes of a line of the cache, and of the widest vector */
+
+/* Without scratch yet, all that follows only counts. */
+INLINE arena arena_of(const fastrnn_pass *p)
+{
+    return (arena){((uintptr_t)p->scratch + LINE - 1) / LINE * LINE};
+}
+
+/* What the scratch has to hold, wherever it begins. */
+INLINE int64_t bytes_of(const arena *a, const fastrnn_pass *p)
+{
+    return (int64_t)(a->next - arena_of(p).next) + LINE;
+}
+
+/* Take memory for n numbers, at the beginning of a line. */
 INLINE real *take(arena *a, int64_t n)
 {
     uintptr_t here = a->next;
-    a->next += (uintptr_t)ceil_div(n * (int64_t)sizeof(real), 64) * 64;
+    a->next += (uintptr_t)ceil_div(n * (int64_t)sizeof(real), LINE) * LINE;
     return (real *)here;
 }
 

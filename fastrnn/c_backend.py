@@ -14,7 +14,7 @@ from . import reference
 from ._c import ffi, lib
 from .threads import num_threads
 from .validation import FLOAT32, FLOAT64, Array
-from .workspace import Backward, Call, Forward, State, aligned, empty
+from .workspace import Backward, Call, Forward, State, empty
 
 CELLS = {
     ("rnn", "tanh"): lib.FASTRNN_RNN_TANH,
@@ -163,8 +163,7 @@ def _state(kept: list[Any], state: State) -> list[Any]:
 
 def _run(function: Any, argument: Any, p: Any, *, backward: bool) -> None:
     """Call until all is done, returning to Python now and then, for Ctrl-C."""
-    scratch = aligned((lib.fastrnn_scratch(p, backward),), BYTES)
-    held = ffi.from_buffer(scratch)
+    held = ffi.from_buffer(empty((lib.fastrnn_scratch(p, backward),), BYTES))
     p.scratch = held
     while function(argument):
         pass

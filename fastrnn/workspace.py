@@ -153,15 +153,6 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.asarray(_Lease(BLOCKS.take(size))).view(dtype).reshape(shape)
 
 
-def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Allocate like `empty`, at a multiple of 64 bytes, a line of the cache."""
-    extra = 64 // dtype.itemsize
-    size = math.prod(shape)
-    flat = empty((size + extra,), dtype)
-    first = -flat.__array_interface__["data"][0] % 64 // dtype.itemsize
-    return flat[first : first + size].reshape(shape)
-
-
 def _like(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple([empty(array.shape, array.dtype) for array in arrays])
 

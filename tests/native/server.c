@@ -107,9 +107,7 @@ static void *run(void *argument)
     fastrnn_pass *p = &r->pass.forward;
     for (int k = 0; k < r->count; k++)
         memcpy((char *)&r->pass + r->arrays[k].offset, &r->arrays[k].data, sizeof(void *));
-    p->scratch = aligned_alloc(64, (size_t)(fastrnn_scratch(p, r->backward) + 63) & ~(size_t)63);
-    if (!p->scratch)
-        fail("no memory");
+    p->scratch = allocate(fastrnn_scratch(p, r->backward));
     while (r->backward ? fastrnn_backward(&r->pass) : fastrnn_forward(p))
         ;
     free(p->scratch);
