@@ -37,7 +37,7 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(1),
  * than the machine's is split in two, which no constraint can name. */
 #if defined(__aarch64__)
 #define KEEP(v) __asm__("" : "+w"(v))
-#elif defined(__x86_64__) && VECTOR_BYTES == REGISTER_BYTES
+#elif X86_BYTES
 #define KEEP(v) __asm__("" : "+v"(v))
 #else
 #define KEEP(v) (void)0

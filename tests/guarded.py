@@ -12,9 +12,8 @@ import sys
 import numpy as np
 
 from fastrnn import c_backend, workspace
-from problems import VARIANTS, Features, Sizes, make_problem
+from problems import EVERYTHING, VARIANTS, Features, Sizes, make_problem
 
-EVERYTHING = Features(lengths=True, reset=True, reset_state=True)
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
 libc = ctypes.CDLL(None, use_errno=True)

@@ -56,6 +56,8 @@ def _variants() -> list[Variant]:
 
 
 VARIANTS = _variants()
+FIRST = [next(v for v in VARIANTS if v.cell == name) for name in CELLS]  # one of each cell
+LSTM = next(v for v in VARIANTS if v.cell == "lstm")
 
 
 class Sizes(NamedTuple):
@@ -66,6 +68,10 @@ class Sizes(NamedTuple):
 
     def __str__(self) -> str:
         return "x".join(map(str, self))
+
+
+# Some 100 MFLOP: several threads have rows enough, which do not divide evenly.
+LARGE = Sizes(T=33, B=33, I=64, H=64)
 
 
 class Features(NamedTuple):
@@ -90,6 +96,9 @@ FEATURES = [
     )
     if reset or not reset_state
 ]
+
+
+EVERYTHING = Features(lengths=True, reset=True, reset_state=True)
 
 
 @dataclass

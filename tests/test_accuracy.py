@@ -15,11 +15,19 @@ from threadpoolctl import threadpool_limits
 
 import fastrnn
 from compare import TOLERANCES, assert_close, assert_same_bits
-from fastrnn.cells import CELLS
-from problems import BACKENDS, VARIANTS, Features, Problem, Sizes, Solution, Variant, make_problem
+from problems import (
+    BACKENDS,
+    FIRST,
+    VARIANTS,
+    Features,
+    Problem,
+    Sizes,
+    Solution,
+    Variant,
+    make_problem,
+)
 
 CONTRACTIVE = [v for v in VARIANTS if not v.projected and "relu" not in v.options.values()]
-FIRST = [next(v for v in VARIANTS if v.cell == name) for name in CELLS]
 H = 512
 
 COMPILED = [name for name in BACKENDS if name != "numpy"]

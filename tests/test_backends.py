@@ -7,9 +7,18 @@ import pytest
 
 from compare import TOLERANCES, assert_close, assert_same_bits
 from fastrnn import dispatch
-from problems import FEATURES, JUDGED, VARIANTS, Features, Problem, Sizes, Variant, make_problem
+from problems import (
+    EVERYTHING,
+    FEATURES,
+    JUDGED,
+    VARIANTS,
+    Features,
+    Problem,
+    Sizes,
+    Variant,
+    make_problem,
+)
 
-EVERYTHING = Features(lengths=True, reset=True, reset_state=True)
 NOTHING = Features(bias=False, state=False)
 DTYPES = tuple(TOLERANCES)
 

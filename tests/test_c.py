@@ -19,7 +19,7 @@ import pytest
 import fastrnn
 from compare import assert_same_bits, assert_windows_are_the_whole, exact, ulps
 from fastrnn import dispatch
-from problems import VARIANTS, Features, Sizes, Variant, make_problem
+from problems import EVERYTHING, VARIANTS, Sizes, Variant, make_problem
 
 if (why := dispatch.BACKENDS["c"].missing()) is not None:
     pytest.skip(f"c: {why}", allow_module_level=True)
@@ -28,7 +28,6 @@ from fastrnn._c import ffi, lib
 
 from fastrnn import c_backend
 
-EVERYTHING = Features(lengths=True, reset=True, reset_state=True)
 FUSED = [name for name in c_backend.isas() if name != "baseline"]  # with fused multiply-adds
 
 variants = pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -110,13 +109,16 @@ def test_windows_are_the_whole(variant: Variant) -> None:
 
 # -- instruction sets -----------------------------------------------------------------------------
 
+x86 = pytest.mark.skipif(
+    platform.machine() not in {"x86_64", "AMD64"}, reason="features and instructions of x86"
+)
 AVX2 = lib.FASTRNN_AVX2 | lib.FASTRNN_FMA
 AVX512 = AVX2 | (
     lib.FASTRNN_AVX512F | lib.FASTRNN_AVX512VL | lib.FASTRNN_AVX512DQ | lib.FASTRNN_AVX512BW
 )
 
 
-@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="features of x86")
+@x86
 def test_best_instruction_set() -> None:
     """Of every combination of features only a complete one will do."""
     for features in range(AVX512 + 1):
@@ -145,7 +147,7 @@ def disassemble() -> dict[str, str]:
     return {file: "\n".join(functions) for file, functions in code.items()}
 
 
-@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="instructions of x86")
+@x86
 def test_instructions_stay_in_their_files() -> None:
     """A set's instructions are in its object alone, and its vectors are as wide as they can be."""
     code = disassemble()

@@ -21,7 +21,7 @@ import fastrnn
 from compare import assert_same_bits
 from fastrnn import workspace
 from fastrnn.threads import num_threads
-from problems import BACKENDS, VARIANTS, Features, Sizes, Solution, make_problem
+from problems import BACKENDS, EVERYTHING, LARGE, LSTM, Features, Sizes, Solution, make_problem
 
 if not hasattr(os, "fork"):
     pytest.skip("no fork on this system", allow_module_level=True)
@@ -29,9 +29,6 @@ if not hasattr(os, "fork"):
 # A fork beside threads is what is tested here; Python 3.12 warns of it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
-LSTM = next(v for v in VARIANTS if v.cell == "lstm")
-EVERYTHING = Features(lengths=True, reset=True, reset_state=True)
-LARGE = Sizes(T=33, B=33, I=64, H=64)  # work for more than four threads
 COMPILED = [name for name in BACKENDS if name != "numpy"]
 LINUX = sys.platform == "linux"
 

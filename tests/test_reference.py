@@ -6,9 +6,8 @@ import pytest
 import fastrnn
 from compare import TOLERANCES, assert_close
 from fastrnn.cells import CELLS
-from problems import FEATURES, VARIANTS, Features, Problem, Sizes, Variant, make_problem
+from problems import EVERYTHING, FEATURES, VARIANTS, Features, Problem, Sizes, Variant, make_problem
 
-EVERYTHING = Features(lengths=True, reset=True, reset_state=True)
 SMALL = Sizes(T=5, B=4, I=3, H=4)
 
 variants = pytest.mark.parametrize("variant", VARIANTS, ids=str)

@@ -9,15 +9,18 @@ import pytest
 import fastrnn
 from compare import TOLERANCES, assert_close, assert_same_bits
 from fastrnn import workspace
-from fastrnn.cells import CELLS
-from problems import BACKENDS, VARIANTS, Features, Sizes, Variant, make_problem
-
-EVERYTHING = Features(lengths=True, reset=True, reset_state=True)
-# Some 100 MFLOP: two and three threads have rows enough, which do not divide evenly.
-LARGE = Sizes(T=33, B=33, I=64, H=64)
-
-FIRST = [next(v for v in VARIANTS if v.cell == name) for name in CELLS]
-LSTM = next(v for v in VARIANTS if v.cell == "lstm")
+from problems import (
+    BACKENDS,
+    EVERYTHING,
+    FIRST,
+    LARGE,
+    LSTM,
+    VARIANTS,
+    Features,
+    Sizes,
+    Variant,
+    make_problem,
+)
 
 variants = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 compiled = pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "numpy"])

@@ -16,10 +16,10 @@ from ..validation import Array
 from ..workspace import Backward, Call, empty
 from . import sequence
 from ._jit import jit
+from .float_state import restore_float_state, set_float_state
 from .pool import parallel, ranges
 from .product import PANEL_BYTES, ROWS, flat, product
 from .sequence import copy
-from .vectors import restore_float_state, set_float_state
 
 BLOCK = 64  # rows that a gradient sums up at once
 SHORT_ROW = 512  # bytes: a block of rows of this length fits into the L1 cache

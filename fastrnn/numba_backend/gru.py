@@ -149,7 +149,7 @@ def forward(call: Call, ws: Forward) -> None:
     w, H, dtype, record = call.weights, call.hidden_size, call.x.dtype, bool(ws.records)
     gates = ws.records["gates"] if record else empty((T, B, 3, H), dtype)
     bias = sequence.summed_bias(call)
-    b_hn = np.zeros(H, dtype)
+    b_hn = sequence.constant(0, H, dtype)
     if w.b_ih is not None and w.b_hh is not None:  # those of n stay apart: r comes in between
         bias[2 * H :] = w.b_ih[2 * H :]
         b_hn = w.b_hh[2 * H :]
@@ -167,17 +167,13 @@ def forward(call: Call, ws: Forward) -> None:
 
 
 @np.errstate(all="ignore")  # inf and NaN are results, not messages
-def _reset_hidden(gates: Array, h: Array) -> Array:
-    return np.multiply(gates[:, :, 0], h)
-
-
 def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
     """Run it backward and fill `ws`."""
     w, H, dtype = call.weights, call.hidden_size, call.x.dtype
     after = call.options["reset_after"]
     (h,) = reference.consumed_states(call, tape)
     gates, hidden_n = tape.records["gates"], tape.records["hidden_n"]
-    operand_n = h if after else _reset_hidden(gates, h)  # before the gates are overwritten
+    operand_n = h if after else gates[:, :, 0] * h  # before the gates are overwritten
     arrays = GRUBackward(
         frame=sequence.backward_frame(call, d_output, d_state, gates, ws),
         reset_after=after,

@@ -112,7 +112,7 @@ def forward(call: Call, ws: Forward) -> None:
         frame=frame,
         projects=hr is not None,
         hidden=frame.new[0] if hr is None else empty((B * H,), dtype),
-        zeros=np.zeros(0 if hr is None else len(hr), dtype),
+        zeros=sequence.constant(0, 0 if hr is None else len(hr), dtype),
         w_hh=packed(call.weights.hh, transpose=True),
         w_hr=frame.w_ih if hr is None else packed(hr, transpose=True),
     )

@@ -32,7 +32,8 @@ def ranges(size: int, unit: int, work: float) -> list[tuple[int, int]]:
 def parallel(task: Callable[[int, int], None], parts: list[tuple[int, int]]) -> None:
     """Run a task on every range at once, some of them here; return when all are done."""
     if len(parts) == 1:
-        return task(*parts[0])
+        task(*parts[0])
+        return
     left = deque(parts)
 
     def work() -> None:
@@ -55,7 +56,6 @@ def parallel(task: Callable[[int, int], None], parts: list[tuple[int, int]]) -> 
         wait(others)
     for future in others:
         future.result()
-    return None
 
 
 @cache

@@ -16,9 +16,10 @@ from numba.extending import overload
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from ._jit import OPTIONS, jit
+from .float_state import restore_float_state, set_float_state
 from .pool import parallel, ranges
 from .product import ROWS, flat, packed, product
-from .vectors import Lanes, Vec, pointwise, restore_float_state, set_float_state
+from .vectors import Lanes, Vec, pointwise
 
 Packed = tuple[Array, int, int, int]  # weights as `product` takes them
 NO_LENGTHS = np.empty(0, np.int64)

@@ -14,13 +14,13 @@ from fastrnn._c import lib
 import fastrnn
 from compare import TOLERANCES, assert_close, assert_same_bits, exact, ulps
 from fastrnn import c_backend
-from problems import VARIANTS, Features, Sizes, Variant, make_problem
+from problems import EVERYTHING, VARIANTS, Features, Sizes, Variant, make_problem
 from remote import Remote
 
 FEATURES = [
     Features(),
     Features(bias=False, state=False, reverse=True),
-    Features(lengths=True, reset=True, reset_state=True),
+    EVERYTHING,
 ]
 # As in test_c.py: shared out by units and by rows, ragged, several blocks; and the empty ones.
 SIZES = [
@@ -80,7 +80,7 @@ def test_bits(
     """On every instruction set with fused multiply-adds those of one thread of this process,
     whatever the number of threads, and of callers at the same time.
     """
-    problem = make_problem(variant, sizes, FEATURES[-1], dtype)
+    problem = make_problem(variant, sizes, EVERYTHING, dtype)
     solutions = []
     for isa in server.isas():
         server.use_isa(isa)
