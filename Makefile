@@ -24,8 +24,8 @@ help: ## this list
 demo: .venv/.demo ## train a character model for a minute; ARGS="--seconds 20 --cell gru" to change
 	@.venv/bin/python -m fastrnn train $(ARGS)
 
-test: .venv/.test ## every test but those against torch and ONNX Runtime; ARGS="-k lstm" to select
-	@.venv/bin/python -m pytest $(ARGS)
+test: .venv/.test ## every test but those against torch and ONNX Runtime; ARGS="-k lstm" to select, ARGS="-n 0" for one process
+	@.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-peers: .venv-peers/.peers ## the tests against torch and ONNX Runtime (a large download)
 	@.venv-peers/bin/python -m pytest tests/peers $(ARGS)

@@ -249,7 +249,10 @@ def agree(run: Run, wanted: Arrays) -> float:
 
 
 def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds a call: in each round everyone has a turn of some 10 ms."""
+    """Seconds a call: in each round everyone has a turn of some 10 ms, and half of one to warm up.
+
+    One call to warm up would do for those who take long for it; the processor wakes up in some ms.
+    """
     calls = {}
     for name, run in runs.items():
         run()
@@ -260,7 +263,8 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
     for _ in range(rounds):
         for name, run in runs.items():
             time.sleep(PAUSE)
-            run()
+            for _ in range(1 + calls[name] // 2):
+                run()
             start = time.perf_counter()
             for _ in range(calls[name]):
                 run()

@@ -71,10 +71,12 @@ static void prepare_backward(const backward_job *j, int member, int members)
         for (int64_t u = 0; u < R; u++)
             j->d_h[b * R + u] = d_h[b * R + u] + (is_valid(p, t, b) ? d_y[u] : 0);
     }
-    memset(j->d_reset_h, 0, (size_t)(B * R) * sizeof(real));
-    if (cell == FASTRNN_LSTM) {
+    if (cell == FASTRNN_LSTM)
         memcpy(j->d_c, q->d_c_n, (size_t)(B * H) * sizeof(real));
-        memset(j->d_reset_c, 0, (size_t)(B * H) * sizeof(real));
+    if (p->reset) {
+        memset(j->d_reset_h, 0, (size_t)(B * R) * sizeof(real));
+        if (cell == FASTRNN_LSTM)
+            memset(j->d_reset_c, 0, (size_t)(B * H) * sizeof(real));
     }
 }
 

@@ -94,8 +94,11 @@ def _infer(
         return None
     shape = (1, B, H) if form == LAYER else (B, H)
     output = empty((leading[0], B, H), dtype) if leading else None
-    h_n = empty(shape, dtype)
-    c_n = empty(shape, dtype) if cell == LSTM else None
+    c_n = None
+    if cell == LSTM:
+        h_n, c_n = empty((2, *shape), dtype)
+    else:
+        h_n = empty(shape, dtype)
     done = lib.fastrnn_infer(
         cell, form, _threads(), id(x), id(h0), id(c0), id(w_ih), id(w_hh), id(b_ih),
         id(b_hh), id(output), id(h_n), id(c_n),
@@ -106,14 +109,15 @@ def _infer(
 
 
 def _threads() -> int:
-    return min(num_threads(), MOST_THREADS)
+    threads = num_threads()
+    return threads if threads < MOST_THREADS else MOST_THREADS
 
 
 def forward(call: Call, ws: Forward) -> None:
     """Run one layer in one direction over a window and fill `ws`."""
     p = ffi.new("fastrnn_pass *")
-    kept = _fill(p, call, ws)
-    p.h_n, p.c_n = _state(kept, ws.state)
+    _describe(p, call, ws)
+    p.h_n, p.c_n = _state(ws.state)
     _run(lib.fastrnn_forward, p, p, backward=False)
 
 
@@ -121,44 +125,56 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     """Run it backward, fill `ws`, and overwrite `tape.records`."""
     q = ffi.new("fastrnn_backward_pass *")
     p = ffi.addressof(q, "forward")
-    kept = _fill(p, call, tape)
-    q.h, q.c = _state(kept, reference.consumed_states(call, tape))
-    (q.d_output,) = _pointers(kept, d_output)
-    q.d_h_n, q.d_c_n = _state(kept, d_state)
-    q.d_x, q.d_w_ih, q.d_w_hh, q.d_b_ih, q.d_b_hh, q.d_w_hr = _pointers(kept, ws.x, *ws.weights)
-    q.d_h0, q.d_c0 = _state(kept, ws.state)
-    q.d_reset_h, q.d_reset_c = _state(kept, ws.reset_state)
+    _describe(p, call, tape)
+    consumed = reference.consumed_states(call, tape)
+    q.h, q.c = _state(consumed)
+    q.d_output = _pointer(d_output)
+    q.d_h_n, q.d_c_n = _state(d_state)
+    q.d_x = _pointer(ws.x)
+    q.d_w_ih, q.d_w_hh, q.d_b_ih, q.d_b_hh, q.d_w_hr = map(_optional, ws.weights)
+    q.d_h0, q.d_c0 = _state(ws.state)
+    if ws.reset_state:
+        q.d_reset_h, q.d_reset_c = _state(ws.reset_state)
     _run(lib.fastrnn_backward, q, p, backward=True)
 
 
-def _fill(p: Any, call: Call, ws: Forward) -> list[Any]:
-    """Describe a pass; return what has to live as long as the description."""
-    kept: list[Any] = []
+# A pointer keeps nothing alive. That is up to `call`, `ws` and the local names of a pass.
+_pointer = ffi.from_buffer
+
+
+def _optional(array: Array | None) -> Any:
+    return ffi.NULL if array is None else _pointer(array)
+
+
+def _state(state: State) -> Any:
+    """Point to a state, h and c; c is null where there is none."""
+    return map(_optional, state if len(state) == 2 else (*state, None))
+
+
+def _describe(p: Any, call: Call, ws: Forward) -> None:
+    """Fill in what both ways have in common; what is not said is null."""
+    weights, records = call.weights, ws.records
     p.T, p.B, p.I = call.x.shape
     p.H = call.hidden_size
-    p.P = 0 if call.weights.hr is None else len(call.weights.hr)
     p.cell = CELLS[call.cell.name, *call.options.values()]
     p.real_bytes = call.x.itemsize
     p.reverse = call.reverse
     p.threads = _threads()
-    p.x, p.w_ih, p.w_hh, p.b_ih, p.b_hh, p.w_hr = _pointers(kept, call.x, *call.weights)
-    p.lengths, p.reset = _pointers(kept, call.lengths, call.reset)
-    p.h0, p.c0 = _state(kept, call.state)
-    p.reset_h, p.reset_c = _state(kept, call.reset_state)
-    p.output, p.cells = _pointers(kept, ws.output, ws.cells)
-    p.gates, p.hidden_n = _pointers(kept, ws.records.get("gates"), ws.records.get("hidden_n"))
-    return kept
-
-
-def _pointers(kept: list[Any], *arrays: Array | None) -> list[Any]:
-    pointers = [ffi.NULL if a is None else ffi.from_buffer(a) for a in arrays]
-    kept += pointers
-    return pointers
-
-
-def _state(kept: list[Any], state: State) -> list[Any]:
-    """Point to a state, h and c; c is null where there is none."""
-    return _pointers(kept, *state, *[None] * (2 - len(state)))
+    p.x = _pointer(call.x)
+    p.w_ih, p.w_hh, p.b_ih, p.b_hh, p.w_hr = map(_optional, weights)
+    if weights.hr is not None:
+        p.P = len(weights.hr)
+    if call.lengths is not None:
+        p.lengths = _pointer(call.lengths)
+    if call.reset is not None:
+        p.reset = _pointer(call.reset)
+        p.reset_h, p.reset_c = _state(call.reset_state)
+    p.h0, p.c0 = _state(call.state)
+    p.output = _pointer(ws.output)
+    if ws.cells is not None:
+        p.cells = _pointer(ws.cells)
+    for name in records:
+        setattr(p, name, _pointer(records[name]))
 
 
 def _run(function: Any, argument: Any, p: Any, *, backward: bool) -> None:

@@ -57,7 +57,6 @@ def _numba_missing() -> str | None:
 
 
 Quick = Callable[..., tuple[Any, ...] | None]
-_quick: dict[tuple[object, ...], Quick | None] = {}
 
 # Fastest first: without a word from the user the first row that is there computes.
 BACKENDS: Mapping[str, Backend] = {
@@ -126,7 +125,8 @@ def _select(backend: object, cell: str) -> Kernels:
     return _load(choose(backend, cell))
 
 
-def quick(backend: object, form: str, cell: str, *options: object) -> Quick | None:
+@cache
+def quick(backend: str | None, form: str, cell: str, *options: object) -> Quick | None:
     """Return the shortest way through a backend for inference in the plain case, if it has one.
 
     Called with unchecked arrays (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh) it returns
@@ -134,16 +134,9 @@ def quick(backend: object, form: str, cell: str, *options: object) -> Quick | No
     "function", "layer" or "cell". The choice of the backend is made once, ``FASTRNN_BACKEND``
     included.
     """
-    key = (backend, form, cell, *options)
-    try:
-        return _quick[key]
-    except KeyError:
-        kernels: Any = select(backend, cell)
-        make = getattr(kernels, "quick", None)
-        _quick[key] = found = make and make(form, cell, *options)
-        return found
-    except TypeError:  # an unhashable argument: a mistake, to be found where all are
-        return None
+    make = getattr(select(backend, cell), "quick", None)
+    found: Quick | None = make and make(form, cell, *options)
+    return found
 
 
 def isa() -> str | None:

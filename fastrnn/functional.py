@@ -74,7 +74,8 @@ def rnn(
     array([1., 2., 3.])
     """
     whole = lengths is None and reset is None and reset_state is None
-    if whole and reverse is False and record is False and type(nonlinearity) is str:
+    named = backend is None or type(backend) is str
+    if whole and named and reverse is False and record is False and type(nonlinearity) is str:
         quick = dispatch.quick(backend, "function", "rnn", nonlinearity)
         found = quick and quick(x, h0, None, weight_ih, weight_hh, bias_ih, bias_hh)
         if found:
@@ -113,7 +114,8 @@ def gru(
         Output (T, B, H) and final state (B, H).
     """
     whole = lengths is None and reset is None and reset_state is None
-    if whole and reverse is False and record is False and type(reset_after) is bool:
+    named = backend is None or type(backend) is str
+    if whole and named and reverse is False and record is False and type(reset_after) is bool:
         quick = dispatch.quick(backend, "function", "gru", reset_after)
         found = quick and quick(x, h0, None, weight_ih, weight_hh, bias_ih, bias_hh)
         if found:
@@ -153,7 +155,8 @@ def lstm(
         Output (T, B, H) and final states (B, H) each.
     """
     whole = lengths is None and reset is None and reset_state is None
-    if whole and reverse is False and record is False and weight_hr is None:
+    named = backend is None or type(backend) is str
+    if whole and named and reverse is False and record is False and weight_hr is None:
         quick = dispatch.quick(backend, "function", "lstm")
         found = quick and quick(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
         if found:

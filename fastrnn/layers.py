@@ -61,19 +61,28 @@ class Stacked(Parametrized):
     backend: str | None
     _shapes: Mapping[str, tuple[int, ...]]  # of the parameters
     _suffixes: tuple[str, ...]  # of their names, one a layer and direction
-    _known: tuple[list[Array], list[tuple[int, ...]], Mapping[str, Weights]] | None = None
+    _known: tuple[list[Array], list[tuple[int, ...]], Stack] | None = None
 
-    def _weights(self) -> Mapping[str, Weights]:
-        """Return today's parameters as a stack takes them; they are checked if they are others."""
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute; what was made of the old ones is made anew."""
+        super().__setattr__(name, value)
+        super().__setattr__("_known", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: the attributes, and not what was made of them."""
+        return {**vars(self), "_known": None}
+
+    def _stack(self) -> Stack:
+        """Return a stack on today's parameters; they are checked if they are others."""
         arrays = list(self.parameters.values())
         if self._known is not None:
-            known, shapes, weights = self._known
+            known, shapes, stack = self._known
             if (
                 len(arrays) == len(known)
                 and all(map(operator.is_, arrays, known))
                 and [array.shape for array in arrays] == shapes
             ):
-                return weights
+                return stack
         checked: dict[str, Array] = {}
         for name, shape in self._shapes.items():
             array = validation.floating(name, self.parameters.get(name), self.dtype)
@@ -82,17 +91,21 @@ class Stacked(Parametrized):
             suffix: Weights(*(checked.get(name + suffix) for name in PARAMETERS))  # type: ignore[arg-type]
             for suffix in self._suffixes
         }
+        stack = self._new_stack(weights)
         # Copies would not follow what the caller changes in place.
         if all(array is self.parameters[name] for name, array in checked.items()):
-            self._known = arrays, [array.shape for array in arrays], weights
-        return weights
+            super().__setattr__("_known", (arrays, [array.shape for array in arrays], stack))
+        return stack
+
+    def _new_stack(self, weights: Mapping[str, Weights]) -> Stack:
+        raise NotImplementedError
 
     def _quick(self, form: str, x: object, state: object) -> tuple[Any, Any] | None:
         """Infer the short way, if it leads there (`dispatch.quick`): return output and state."""
         run = dispatch.quick(self.backend, form, self.cell.name, *self.options.values())
         if run is None:
             return None
-        ((ih, hh, b_ih, b_hh, hr),) = self._weights().values()
+        ((ih, hh, b_ih, b_hh, hr),) = self._stack().weights.values()
         if hr is not None:
             return None
         if len(self.cell.states) == 1:
@@ -202,11 +215,11 @@ class Recurrent(Stacked):
             shapes |= {name + suffix: shape for name, shape in row.items()}
         return shapes
 
-    def _stack(self) -> Stack:
+    def _new_stack(self, weights: Mapping[str, Weights]) -> Stack:
         return Stack(
             self.cell,
             self.options,
-            self._weights(),
+            weights,
             self.backend,
             directions=2 if self.bidirectional else 1,
             batch_first=self.batch_first,
@@ -389,8 +402,8 @@ class RecurrentCell(Stacked):
         axes = ("B",) if found.ndim != 1 else ()
         return validation.shape("x", found, *axes, ("I", self.input_size))[None]
 
-    def _stack(self) -> Stack:
-        return Stack(self.cell, self.options, self._weights(), self.backend, stacked=False)
+    def _new_stack(self, weights: Mapping[str, Weights]) -> Stack:
+        return Stack(self.cell, self.options, weights, self.backend, stacked=False)
 
     def __repr__(self) -> str:
         return _describe(self, self.cell, self.options, {"bias": True, "backend": None})

@@ -8,7 +8,7 @@ hands the results back as they came.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -62,12 +62,12 @@ class Stack:
     dropout: float = 0.0
     generator: np.random.Generator | None = None
     state_names: tuple[str, ...] | None = None  # what the caller calls the initial states
+    widths: tuple[int, ...] = field(init=False)  # of the states: R, and H for the cell state
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Last dimension of each state: R, and H for the cell state."""
-        w = next(iter(self.weights.values()))
-        return (w.hh.shape[1], len(w.hh) // len(self.cell.gates))
+    def __post_init__(self) -> None:
+        """Read the widths off the first weights."""
+        hh = next(iter(self.weights.values())).hh
+        self.widths = (hh.shape[1], len(hh) // len(self.cell.gates))[: len(self.cell.states)]
 
     def infer(
         self, x: object, state: object, lengths: object, reset: object, reset_state: object
@@ -89,9 +89,10 @@ class Stack:
         output = self._sequence_out(_joined(steps[-1]), inputs)
         output.flags.writeable = False
         finals = [ws.state for _, ws in _flat(steps)]
-        cells = [ws.cells for _, ws in steps[-1].calls if ws.cells is not None]
-        cell_states = self._sequence_out(_side_by_side(cells), inputs) if cells else None
-        if cell_states is not None:
+        cell_states = None
+        if len(self.cell.states) > 1:
+            cells: list[Any] = [ws.cells for _, ws in steps[-1].calls]
+            cell_states = self._sequence_out(_side_by_side(cells), inputs)
             cell_states.flags.writeable = False
 
         def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
@@ -121,19 +122,21 @@ class Stack:
             (("B", "T") if self.batch_first else ("T", "B")) if batched else ("T",)
         )
         validation.shape("x", found, *axes, ("I", first.ih.shape[1]))
-        mask = validation.reset(reset, *zip(axes, found.shape, strict=False))
+        mask = None
+        if reset is not None:
+            mask = validation.reset(reset, *zip(axes, found.shape, strict=False))
         found = self._sequence_in(found, batched)
-        T, B, _ = found.shape
-        lengths = validation.lengths(lengths, T, B, batched=batched)
         if lengths is not None:
+            T, B, _ = found.shape
+            lengths = validation.lengths(lengths, T, B, batched=batched)
             found = _without_padding(found, lengths)
-        if reset_state is not None and mask is None:
-            raise ValueError("reset_state: expected None because reset is None, got an array")
         states = self._states_in("state", state, found, batched, self.state_names)
-        reset_states = states  # without resets nothing reads them
+        reset_states: list[State] = [()] * len(states)
         if mask is not None:
             reset_states = self._states_in("reset_state", reset_state, found, batched)
             mask = mask[:, None] if not batched else mask.T.copy() if self.batch_first else mask
+        elif reset_state is not None:
+            raise ValueError("reset_state: expected None because reset is None, got an array")
         return Inputs(found, states, reset_states, lengths, mask, reset_state is not None, batched)
 
     def _states_in(
@@ -146,16 +149,17 @@ class Stack:
     ) -> list[State]:
         """Check a state and split it, one tuple a layer and direction; None stands for zeros."""
         B, n = x.shape[1], len(self.weights)
-        widths = self.widths[: len(self.cell.states)]
         if value is None:
-            return [tuple([np.zeros((B, width), x.dtype) for width in widths])] * n
+            return [tuple([np.zeros((B, width), x.dtype) for width in self.widths])] * n
         arrays = validation.state_tuple(argument, value, self.cell.states)
         names = names or tuple(f"{argument} {s}" for s in self.cell.states)
         leading: list[tuple[str, int]] = [("L*D", n)] if self.stacked else []
         rows = [("B", B)] if batched else []
-        letter = "H" if len(set(self.widths)) == 1 else "P"  # of the hidden state
+        letter = "H" if self.widths[0] == self.widths[-1] else "P"  # of the hidden state
         parts = []
-        for name, array, state, width in zip(names, arrays, self.cell.states, widths, strict=True):
+        for name, array, state, width in zip(
+            names, arrays, self.cell.states, self.widths, strict=True
+        ):
             found = validation.floating(name, array, x.dtype)
             last = (letter if state == "h" else "H", width)
             validation.shape(name, found, *leading, *rows, last)
@@ -224,7 +228,7 @@ class Stack:
         for step in reversed(steps):
             shares = []
             parts = [d_y] if self.directions == 1 else np.split(d_y, self.directions, axis=2)
-            for (call, tape), part in reversed(list(zip(step.calls, parts, strict=True))):
+            for (call, tape), part in zip(reversed(step.calls), reversed(parts), strict=True):
                 d_final = d_finals[len(self.weights) - 1 - len(done)]
                 part = np.ascontiguousarray(part)
                 done.append(_run_backward(kernels, call, tape, part, d_final, retain=retain))

@@ -195,12 +195,13 @@ def shape(name: str, value: Array, *dimensions: str | int | tuple[str, int]) -> 
     ValueError: x: expected shape (T, B, I=8), got (5, 2, 7)
     """
     found = value.shape
+    if found == dimensions:
+        return value
     if len(found) == len(dimensions):
         for size, dimension in zip(found, dimensions, strict=True):
-            if type(dimension) is tuple:
-                if size != dimension[1]:
-                    break
-            elif type(dimension) is int and size != dimension:
+            if type(dimension) is str:
+                continue
+            if size != (dimension[1] if type(dimension) is tuple else dimension):
                 break
         else:
             return value
@@ -223,10 +224,8 @@ def state_tuple(name: str, value: object, states: Sequence[str]) -> tuple[object
     return tuple(value)
 
 
-def lengths(value: object, steps: int, batch: int, *, batched: bool = True) -> Array | None:
-    """Return the (B,) int64 lengths of the rows, each in 0 ... T; None stands for no padding."""
-    if value is None:
-        return None
+def lengths(value: object, steps: int, batch: int, *, batched: bool = True) -> Array:
+    """Return the (B,) int64 lengths of the rows, each in 0 ... T."""
     found = integers("lengths", value)
     if batched:
         shape("lengths", found, ("B", batch))
@@ -240,10 +239,8 @@ def lengths(value: object, steps: int, batch: int, *, batched: bool = True) -> A
     return found
 
 
-def reset(value: object, *dimensions: tuple[str, int]) -> Array | None:
-    """Return the reset mask as a boolean array; None stands for no resets."""
-    if value is None:
-        return None
+def reset(value: object, *dimensions: tuple[str, int]) -> Array:
+    """Return the reset mask as a boolean array."""
     found = array("reset", value)
     if found.dtype != np.bool_:
         raise TypeError(f"reset: expected an array of booleans, got {found.dtype}")

@@ -21,6 +21,10 @@ from .validation import Array
 
 State = tuple[Array, ...]
 
+SMALLEST = (
+    1 << 20
+)  # bytes of an array whose memory is kept; the C library keeps smaller ones itself
+
 
 class Weights(NamedTuple):
     """Parameters of one layer in one direction, or their gradients."""
@@ -41,7 +45,7 @@ class Call:
     x: Array  # (T, B, I); zero where t >= lengths[b]
     weights: Weights
     state: State  # h0 (B, R), lstm: and c0 (B, H)
-    reset_state: State  # like state: what the state of a reset row becomes
+    reset_state: State  # like state: what the state of a reset row becomes; empty without resets
     lengths: Array | None  # (B,) int64
     reset: Array | None  # (T, B) bool
     reverse: bool  # process t = T-1 ... 0
@@ -80,7 +84,7 @@ class Backward:
     x: Array  # (T, B, I)
     weights: Weights
     state: State  # of the initial state
-    reset_state: State  # summed over the resets of each row
+    reset_state: State  # summed over the resets of each row; empty without resets
 
 
 class _Blocks:
@@ -91,7 +95,6 @@ class _Blocks:
     block is used again by the next array of its size, once nothing refers to the old one.
     """
 
-    SMALLEST = 1 << 20  # bytes; the C library keeps smaller ones itself
     MOST = 1 << 28  # bytes kept at a time
 
     def __init__(self) -> None:
@@ -147,7 +150,7 @@ def size_in_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Allocate an array that a kernel will fill; `MemoryError` if its size cannot be addressed."""
     size = math.prod(shape) * dtype.itemsize
-    if size < BLOCKS.SMALLEST:
+    if size < SMALLEST:
         return np.empty(shape, dtype)
     size_in_bytes(shape, dtype)
     return np.asarray(_Lease(BLOCKS.take(size))).view(dtype).reshape(shape)
@@ -172,8 +175,10 @@ def forward(call: Call, *, record: bool) -> Forward:
         sequences.append(early if call.reverse else late)
         before.append(late if call.reverse else early)
     G, H = len(call.cell.gates), call.hidden_size
-    shapes = {name: (T, B, G, H) if name == "gates" else (T, B, H) for name in call.cell.records}
-    records = {name: empty(shape, dtype) for name, shape in shapes.items()}
+    records = {
+        name: empty((T, B, G, H) if name == "gates" else (T, B, H), dtype)
+        for name in call.cell.records
+    }
     cells = sequences[1] if len(sequences) > 1 else None
     return Forward(sequences[0], state, cells, tuple(before), records)
 
@@ -185,5 +190,5 @@ def backward(call: Call) -> Backward:
         x=empty(call.x.shape, call.x.dtype),
         weights=Weights(*weights),  # type: ignore[arg-type]
         state=_like(call.state),
-        reset_state=_like(call.state),
+        reset_state=() if call.reset is None else _like(call.state),
     )

@@ -87,9 +87,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def forget_choices() -> None:
     """Forget what was found out when it was first needed, the environment among it."""
     threads._default.cache_clear()
-    for found in (dispatch._missing, dispatch._use_isa, dispatch._load, dispatch._select):
+    for found in (
+        dispatch._missing,
+        dispatch._use_isa,
+        dispatch._load,
+        dispatch._select,
+        dispatch.quick,
+    ):
         found.cache_clear()
-    dispatch._quick.clear()
 
 
 @pytest.fixture

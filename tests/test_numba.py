@@ -12,7 +12,7 @@ import pytest
 
 import fastrnn
 from compare import assert_windows_are_the_whole
-from fastrnn.numba_backend import activations, pool, vectors
+from fastrnn.numba_backend import activations, pool, sequence, vectors
 from fastrnn.numba_backend._jit import CacheFiles, jit
 from fastrnn.numba_backend.vectors import pointwise
 
@@ -122,9 +122,17 @@ def test_bits_do_not_depend_on_the_batch(cell, dtype):
         np.testing.assert_array_equal(d_part, d_x[:, rows])
 
 
+@pytest.fixture
+def eager_threads(monkeypatch):
+    """Threads even for little work."""
+    monkeypatch.setattr(pool, "SHARE", 1.0)
+    sequence._plan.cache_clear()
+    yield
+    sequence._plan.cache_clear()
+
+
 @pytest.mark.parametrize("cell", LAYERS)
-def test_bits_do_not_depend_on_threads(cell, monkeypatch):
-    monkeypatch.setattr(pool, "SHARE", 1.0)  # threads even for little work
+def test_bits_do_not_depend_on_threads(cell, eager_threads):
     rng = np.random.default_rng(3)
     layer = LAYERS[cell](5, 24, seed=4, backend="numba")
     x, d_y = (rng.normal(size=(6, 53, n)).astype(np.float32) for n in (5, 24))
@@ -132,7 +140,7 @@ def test_bits_do_not_depend_on_threads(cell, monkeypatch):
     results = []
     for threads in (1, 2, 3, 5):
         fastrnn.set_num_threads(threads)
-        assert len(pool.ranges(53, 8, 1e9)) == threads
+        assert len(pool.ranges(53, 8, 1e9, threads)) == threads
         tape = layer.record(x, lengths=lengths, reset=reset)
         gradients = tape.backward(d_y)
         results.append([tape.output, gradients.input, *gradients.parameters.values()])
@@ -155,9 +163,8 @@ def _in_child(queue, layer, x):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is not there")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12 warns of any fork
-def test_fork_after_threads(monkeypatch):
+def test_fork_after_threads(monkeypatch, eager_threads):
     """A forked child does not wait for threads that it does not have."""
-    monkeypatch.setattr(pool, "SHARE", 1.0)
     monkeypatch.setenv("FASTRNN_NUM_THREADS", "2")
     layer = fastrnn.GRU(4, 16, seed=7, backend="numba")
     x = np.random.default_rng(8).normal(size=(5, 40, 4)).astype(np.float32)

@@ -189,3 +189,17 @@ def test_layers_can_be_copied_and_pickled(again: Callable[[fastrnn.RNN], fastrnn
         layer.parameters["weight_ih_l0"][...] = 0
         np.testing.assert_array_equal(twin(x)[0], expected)
         assert not np.array_equal(layer(x)[0], expected)
+
+
+def test_attributes_may_be_changed_between_calls() -> None:
+    """What a call was prepared with is prepared anew."""
+    layer, x = fastrnn.GRU(I, H, seed=0), np.ones((3, 2, I), np.float32)
+    turned = layer(x.swapaxes(0, 1))[0]
+    layer.record(x)
+    layer.batch_first = True
+    np.testing.assert_array_equal(layer.record(x).output, turned.swapaxes(0, 1))
+    layer.backend = "wrong"
+    with pytest.raises(ValueError, match="backend: expected one of"):
+        layer(x)
+    with pytest.raises(ValueError, match="backend: expected one of"):
+        layer.record(x)

@@ -62,9 +62,9 @@ def test_long_work_equals_the_reference(variant: Variant, reverse: bool, backend
 def test_what_is_kept_of_a_result_stays(backend: str, poison: pytest.MonkeyPatch) -> None:
     """Memory of large results may be used again only when nothing refers to it, not even a view."""
     poison.undo()  # it refers to all memory
-    poison.setattr(workspace.BLOCKS, "SMALLEST", 1 << 16)
+    poison.setattr(workspace, "SMALLEST", 1 << 16)
     problem = make_problem(LSTM, Sizes(T=2, B=200, I=170, H=170), Features(), "float32")
-    assert all(array.nbytes > workspace.BLOCKS.SMALLEST for array in (problem.x, *problem.d_state))
+    assert all(array.nbytes > workspace.SMALLEST for array in (problem.x, *problem.d_state))
     solution = problem.solve(backend)
     views = {name: array.reshape(-1)[-7:-3] for name, array in solution.items()}
     kept = {name: view.copy() for name, view in views.items()}

@@ -17,11 +17,10 @@ from ..workspace import Backward, Call, empty
 from . import sequence
 from ._jit import jit
 from .float_state import restore_float_state, set_float_state
-from .pool import parallel, ranges
+from .pool import parallel
 from .product import PANEL_BYTES, ROWS, flat, product
-from .sequence import copy
+from .sequence import BLOCK, Plan, copy
 
-BLOCK = 64  # rows that a gradient sums up at once
 SHORT_ROW = 512  # bytes: a block of rows of this length fits into the L1 cache
 
 
@@ -39,36 +38,6 @@ class WeightGradient(NamedTuple):
     N: int
 
 
-class Plan(NamedTuple):
-    """How a backward pass is cut up. The gradients' bits depend on `span`, so on B alone."""
-
-    span: int  # steps whose gradients are taken at once
-    chunk: int  # steps between two returns to Python
-    rows: list[tuple[int, int]]  # of the batch, a range for each thread
-    parts: int  # threads for the gradients of the weights
-
-    @property
-    def alone(self) -> bool:
-        """Whether one thread does it all, and gradients follow the loop span by span."""
-        return len(self.rows) == self.parts == 1
-
-    @property
-    def steps_at_once(self) -> int:
-        """The most steps that the loop passes over before their gradients are taken."""
-        return self.span if self.alone else self.chunk
-
-
-def plan(call: Call) -> Plan:
-    """Cut up a backward pass."""
-    T, B, _ = call.x.shape
-    span = max(1, BLOCK // B)
-    work = sequence.step_work(call)
-    chunk = -(-sequence.steps_in_10_ms(work) // span) * span
-    work *= min(T, chunk)
-    parts = len(ranges(len(call.weights.ih), ROWS, work))
-    return Plan(span, chunk, ranges(B, ROWS, work), parts)
-
-
 def weight_gradient(
     d: tuple[Array, int, int],
     operand: Array,
@@ -80,18 +49,27 @@ def weight_gradient(
     """Describe a gradient; `d` is a flat array, the first column's place, and a row's length."""
     M, N = out.shape
     sums = empty((0,), out.dtype) if bias is None else bias
-    return WeightGradient(*d, reused, flat(operand), flat(out), sums, M, N)
+    return WeightGradient(*d, reused, flat(operand), out.reshape(-1), sums, M, N)
 
 
 def shared_gradients(
     call: Call, d_a: Array, h: Array, ws: Backward, *, reused: bool = False
 ) -> tuple[WeightGradient, WeightGradient]:
-    """Describe the gradients where d_a (·, B, G*H) is that of both products."""
-    w, columns = ws.weights, (flat(d_a), 0, len(ws.weights.ih))
+    """Describe the gradients where d_a (·, B, G*H) is that of both products, and so of both biases.
+
+    `share_bias` is to follow when they are taken.
+    """
+    w, columns = ws.weights, (d_a.reshape(-1), 0, len(ws.weights.ih))
     return (
         weight_gradient(columns, call.x, w.ih, w.b_ih, reused=reused),
-        weight_gradient(columns, h, w.hh, w.b_hh, reused=reused),
+        weight_gradient(columns, h, w.hh, None, reused=reused),
     )
+
+
+def share_bias(ws: Backward) -> None:
+    """Make the gradient of b_hh that of b_ih."""
+    if ws.weights.b_ih is not None and ws.weights.b_hh is not None:
+        ws.weights.b_hh[...] = ws.weights.b_ih
 
 
 @jit
@@ -136,6 +114,14 @@ def take(
 ) -> None:
     """Take a part of the gradients of steps first ... last - 1, counted as the loop counts them."""
     before = set_float_state()
+    _take(f, gradients, first, last, span, part, parts, scratch)
+    restore_float_state(before)
+
+
+@jit
+def _take(
+    f: Any, gradients: Any, first: int, last: int, span: int, part: int, parts: int, scratch: Any
+) -> None:
     earliest = first if f.reverse else f.T - last
     for s in range(first, last, span):
         steps = min(span, last - s)
@@ -147,7 +133,6 @@ def take(
             d = g.d_first + (t - earliest if g.reused else t) * f.B * g.d_step
             if m0 < m1:
                 _add(g, s == 0, t * f.B, d, steps * f.B, m0, m1, scratch)
-    restore_float_state(before)
 
 
 @jit
@@ -155,19 +140,21 @@ def _backward_and_gradients(
     ws: Any, gradients: Any, first: int, last: int, span: int, scratch: Any
 ) -> None:
     """Run the loop over steps first ... last - 1, with the gradients behind it span by span."""
+    before = set_float_state()
     f = ws.frame
     for s in range(first, last, span):
         end = min(last, s + span)
-        sequence.backward(ws, s, end, 0, f.B)
-        take(f, gradients, s, end, span, 0, 1, scratch)
+        sequence.steps_backward(ws, s, end, 0, f.B)
+        _take(f, gradients, s, end, span, 0, 1, scratch)
+    restore_float_state(before)
 
 
 def run(ws: Any, gradients: tuple[WeightGradient, ...], call: Call, cut: Plan) -> None:
     """Run all steps backward and fill the gradients, returning to Python now and then."""
     T, dtype = len(call.x), call.x.dtype
     one, zeros = sequence.constant(1, 1, dtype), ws.frame.zeros
-    width = max([g.M for g in gradients]) + 16
-    longest = max([g.N for g in gradients]) + PANEL_BYTES // dtype.itemsize
+    width = len(call.weights.ih) + 16  # the longest row that is copied of each factor
+    longest = max(call.x.shape[2], call.hidden_size) + PANEL_BYTES // dtype.itemsize
 
     def scratch() -> tuple[Array, Array, Array, int]:
         return one, zeros, empty((BLOCK * (width + longest),), dtype), width

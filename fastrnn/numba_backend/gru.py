@@ -10,8 +10,8 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
-from .product import flat, packed, product
-from .sequence import BackwardFrame, ForwardFrame, Packed
+from .product import Packed, flat, packed, packed_pair, product
+from .sequence import BackwardFrame, ForwardFrame
 from .vectors import Lanes, Vec, pointwise
 
 
@@ -153,15 +153,16 @@ def forward(call: Call, ws: Forward) -> None:
     if w.b_ih is not None and w.b_hh is not None:  # those of n stay apart: r comes in between
         bias[2 * H :] = w.b_ih[2 * H :]
         b_hn = w.b_hh[2 * H :]
+    w_rz, w_n = packed_pair(w.hh[: 2 * H], w.hh[2 * H :], transpose=True)
     arrays = GRUForward(
-        frame=sequence.forward_frame(call, ws, gates, bias),
+        frame=sequence.forward_frame(call, ws, gates, bias, packed(w.ih, transpose=True)),
         reset_after=call.options["reset_after"],
         keep=int(record),
-        hidden_n=flat(ws.records["hidden_n"] if record else empty((B, H), dtype)),
+        hidden_n=(ws.records["hidden_n"] if record else empty((B, H), dtype)).reshape(-1),
         rh=empty((B * H,), dtype),
         b_hn=flat(b_hn),
-        w_rz=packed(w.hh[: 2 * H], transpose=True),
-        w_n=packed(w.hh[2 * H :], transpose=True),
+        w_rz=w_rz,
+        w_n=w_n,
     )
     sequence.run_forward(arrays, call)
 
@@ -174,17 +175,18 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     (h,) = reference.consumed_states(call, tape)
     gates, hidden_n = tape.records["gates"], tape.records["hidden_n"]
     operand_n = h if after else gates[:, :, 0] * h  # before the gates are overwritten
+    w_rz, w_n = packed_pair(w.hh[: 2 * H], w.hh[2 * H :])
     arrays = GRUBackward(
-        frame=sequence.backward_frame(call, d_output, d_state, gates, ws),
+        frame=sequence.backward_frame(call, d_output, d_state, gates, packed(w.ih), ws),
         reset_after=after,
-        hidden_n=flat(hidden_n),
+        hidden_n=hidden_n.reshape(-1),
         h=flat(h),
         d_rh=empty((call.x.shape[1] * H,), dtype),
-        w_rz=packed(w.hh[: 2 * H]),
-        w_n=packed(w.hh[2 * H :]),
+        w_rz=w_rz,
+        w_n=w_n,
     )
-    d_a = flat(gates)
-    d_n = (flat(hidden_n), 0, H) if after else (d_a, 2 * H, 3 * H)
+    d_a = gates.reshape(-1)
+    d_n = (arrays.hidden_n, 0, H) if after else (d_a, 2 * H, 3 * H)
     grads = ws.weights
     b_rz, b_n = (None, None) if grads.b_hh is None else (grads.b_hh[: 2 * H], grads.b_hh[2 * H :])
     wanted = (
@@ -192,4 +194,4 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
         gradients.weight_gradient((d_a, 0, 3 * H), h, grads.hh[: 2 * H], b_rz),
         gradients.weight_gradient(d_n, operand_n, grads.hh[2 * H :], b_n),
     )
-    gradients.run(arrays, wanted, call, gradients.plan(call))
+    gradients.run(arrays, wanted, call, sequence.plan(call))

@@ -11,8 +11,8 @@ from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
 from .gradients import WeightGradient
-from .product import flat, packed, product
-from .sequence import BackwardFrame, ForwardFrame, Packed, copy
+from .product import Packed, flat, packed, packed_pair, product
+from .sequence import BackwardFrame, ForwardFrame, copy
 from .vectors import Lanes, Vec, pointwise
 
 
@@ -107,14 +107,15 @@ def forward(call: Call, ws: Forward) -> None:
     T, B, _ = call.x.shape
     H, hr, dtype = call.hidden_size, call.weights.hr, call.x.dtype
     gates = ws.records["gates"] if ws.records else empty((T, B, 4, H), dtype)
-    frame = sequence.forward_frame(call, ws, gates, sequence.summed_bias(call))
+    w_ih, w_hh = packed_pair(call.weights.ih, call.weights.hh, transpose=True)
+    frame = sequence.forward_frame(call, ws, gates, sequence.summed_bias(call), w_ih)
     arrays = LSTMForward(
         frame=frame,
         projects=hr is not None,
         hidden=frame.new[0] if hr is None else empty((B * H,), dtype),
         zeros=sequence.constant(0, 0 if hr is None else len(hr), dtype),
-        w_hh=packed(call.weights.hh, transpose=True),
-        w_hr=frame.w_ih if hr is None else packed(hr, transpose=True),
+        w_hh=w_hh,
+        w_hr=w_hh if hr is None else packed(hr, transpose=True),
     )
     sequence.run_forward(arrays, call)
 
@@ -129,19 +130,21 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     if hr is not None:
         hidden = gates[:, :, 3] * np.tanh(cells)  # before the gates are overwritten
         d_projected = empty(tape.output.shape, dtype)
-    frame = sequence.backward_frame(call, d_output, d_state, gates, ws)
+    w_ih, w_hh = packed_pair(call.weights.ih, call.weights.hh)
+    frame = sequence.backward_frame(call, d_output, d_state, gates, w_ih, ws)
     arrays = LSTMBackward(
         frame=frame,
         projects=hr is not None,
-        c=flat(cells),
+        c=cells.reshape(-1),
         c_consumed=flat(c),
-        d_projected=flat(d_projected),
+        d_projected=d_projected.reshape(-1),
         d_hidden=frame.d_new[0] if hr is None else empty((B * H,), dtype),
-        w_hh=packed(call.weights.hh),
-        w_hr=frame.w_ih if hr is None else packed(hr),
+        w_hh=w_hh,
+        w_hr=w_hh if hr is None else packed(hr),
     )
     wanted: tuple[WeightGradient, ...] = gradients.shared_gradients(call, gates, h, ws)
     if hidden is not None and ws.weights.hr is not None:
         columns = (arrays.d_projected, 0, len(ws.weights.hr))
         wanted += (gradients.weight_gradient(columns, hidden, ws.weights.hr, None),)
-    gradients.run(arrays, wanted, call, gradients.plan(call))
+    gradients.run(arrays, wanted, call, sequence.plan(call))
+    gradients.share_bias(ws)

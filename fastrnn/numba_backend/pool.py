@@ -10,20 +10,18 @@ from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 
-from ..threads import num_threads
-
 # Waking a thread takes some 100 µs, in which one core does about 10 MFLOP.
 SHARE = 3e7  # floating-point operations that make a thread worth its while
 
 
-def ranges(size: int, unit: int, work: float) -> list[tuple[int, int]]:
-    """Cut 0 ... size into ranges for the threads that `work` operations are worth.
+def ranges(size: int, unit: int, work: float, threads: int) -> list[tuple[int, int]]:
+    """Cut 0 ... size into ranges for those of the threads that `work` operations are worth.
 
     All but the last are multiples of `unit`, and none is smaller.
     """
     if work < 2 * SHARE:
         return [(0, size)]
-    parts = max(1, min(num_threads(), size // unit, int(work / SHARE)))
+    parts = max(1, min(threads, size // unit, int(work / SHARE)))
     units = size // unit
     edges = [units * k // parts * unit for k in range(parts)] + [size]
     return list(pairwise(edges))

@@ -24,6 +24,7 @@ from .vectors import BYTES, I64, Lanes, Vec, data, integer, shifted
 ROWS = 8 if BYTES == 64 else 4
 PANEL_BYTES = 2 * BYTES
 LINE = 64  # bytes of a line of the cache
+Packed = tuple[Array, int, int, int]  # weights as `product` takes them
 BLOCK = 256  # k's that a tile runs through at once, so that a panel stays in the L1 cache
 
 
@@ -165,37 +166,67 @@ def product(start: Any, a: Any, w: Any, out: Any, B: int, K: int, N: int) -> Non
 
 
 @jit
-def _pack(w: Any, k_step: int, n_step: int, K: int, N: int, out: Any) -> int:
-    """Fill out, flat panels, from w (K, N), flat with these steps; zero beyond N.
+def _pack(w: Any, transpose: bool, out: Any, place: int) -> int:
+    """Fill out, flat panels from `place` on, from w (K, N), or (N, K) to be transposed.
 
-    Return where they start: at a line of the cache.
+    Columns beyond N are zero. Return the place that follows.
     """
+    K, N = w.shape
+    k_step, n_step = N, 1
+    if transpose:
+        K, N, k_step, n_step = N, K, 1, N
+    elements = w.reshape(w.size)
     panel = PANEL_BYTES // out.itemsize
-    start: int = -out.ctypes.data % LINE // out.itemsize
-    place = start
     for first in range(0, N, panel):
         columns = min(panel, N - first)
         for k in range(K):
             for n in range(columns):
-                out[place + n] = w[k * k_step + (first + n) * n_step]
+                out[place + n] = elements[k * k_step + (first + n) * n_step]
             for n in range(columns, panel):
                 out[place + n] = 0
             place += panel
+    return place
+
+
+@jit
+def _pack_one(w: Any, transpose: bool, out: Any) -> int:
+    """Pack weights from a line of the cache on; return its place."""
+    start: int = -out.ctypes.data % LINE // out.itemsize
+    _pack(w, transpose, out, start)
     return start
 
 
-def packed(w: Array, *, transpose: bool = False) -> tuple[Array, int, int, int]:
+@jit
+def _pack_two(w: Any, u: Any, transpose: bool, out: Any) -> Any:
+    """Pack weights from a line of the cache on, and others behind them; return both places."""
+    start = -out.ctypes.data % LINE // out.itemsize
+    middle = _pack(w, transpose, out, start)
+    _pack(u, transpose, out, middle)
+    return start, middle
+
+
+def packed(w: Array, *, transpose: bool = False) -> Packed:
     """Pack contiguous weights (K, N), or (N, K) to be transposed, as `product` takes them."""
-    K, N = w.shape[::-1] if transpose else w.shape
     panel = PANEL_BYTES // w.itemsize
-    panels = empty((-(-N // panel) * K * panel + LINE // w.itemsize,), w.dtype)
-    k_step, n_step = (1, K) if transpose else (N, 1)
-    return panels, _pack(flat(w), k_step, n_step, K, N, panels), panel, K * panel
+    K = w.shape[transpose]
+    out = empty((w.size + (K + 1) * panel,), w.dtype)
+    return out, _pack_one(writable(w), transpose, out), panel, K * panel
+
+
+def packed_pair(w: Array, u: Array, *, transpose: bool = False) -> tuple[Packed, Packed]:
+    """Pack two at once: a call of compiled code takes longer than to pack small weights."""
+    panel = PANEL_BYTES // w.itemsize
+    K, J = w.shape[transpose], u.shape[transpose]
+    out = empty((w.size + u.size + (K + J + 1) * panel,), w.dtype)
+    start, middle = _pack_two(writable(w), writable(u), transpose, out)
+    return (out, start, panel, K * panel), (out, middle, panel, J * panel)
+
+
+def writable(array: Array) -> Array:
+    """Return an array, or a copy of one that is read-only: Numba would compile anew for it."""
+    return array if array.flags.writeable else array.copy()
 
 
 def flat(array: Array) -> Array:
-    """Return a flat, writable view (or, of a read-only array, a copy).
-
-    Numba compiles anew for every number of dimensions, and for read-only arrays.
-    """
-    return (array if array.flags.writeable else array.copy()).reshape(-1)
+    """Return a flat `writable` view: Numba compiles anew for every number of dimensions too."""
+    return writable(array).reshape(-1)

@@ -8,8 +8,8 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
-from .product import flat, packed, product
-from .sequence import BackwardFrame, ForwardFrame, Packed
+from .product import Packed, packed_pair, product
+from .sequence import BackwardFrame, ForwardFrame
 from .vectors import Lanes, Vec, pointwise
 
 
@@ -86,10 +86,11 @@ sequence.steps_of(RNNBackward, sequence.step_backward, rnn_step_backward)
 
 def forward(call: Call, ws: Forward) -> None:
     """Run one layer in one direction over a window and fill `ws`."""
+    w_ih, w_hh = packed_pair(call.weights.ih, call.weights.hh, transpose=True)
     arrays = RNNForward(
-        frame=sequence.forward_frame(call, ws, ws.output, sequence.summed_bias(call)),
+        frame=sequence.forward_frame(call, ws, ws.output, sequence.summed_bias(call), w_ih),
         relu=call.options["nonlinearity"] == "relu",
-        w_hh=packed(call.weights.hh, transpose=True),
+        w_hh=w_hh,
     )
     sequence.run_forward(arrays, call)
 
@@ -97,13 +98,15 @@ def forward(call: Call, ws: Forward) -> None:
 def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
     """Run it backward and fill `ws`."""
     (h,) = reference.consumed_states(call, tape)
-    cut = gradients.plan(call)
+    cut = sequence.plan(call)
+    w_ih, w_hh = packed_pair(call.weights.ih, call.weights.hh)
     T, B, H = tape.output.shape
     d_a = empty((min(T, cut.steps_at_once), B, H), call.x.dtype)
     arrays = RNNBackward(
-        frame=sequence.backward_frame(call, d_output, d_state, d_a, ws, reused=True),
+        frame=sequence.backward_frame(call, d_output, d_state, d_a, w_ih, ws, reused=True),
         relu=call.options["nonlinearity"] == "relu",
-        output=flat(tape.output),
-        w_hh=packed(call.weights.hh),
+        output=tape.output.reshape(-1),
+        w_hh=w_hh,
     )
     gradients.run(arrays, gradients.shared_gradients(call, d_a, h, ws, reused=True), call, cut)
+    gradients.share_bias(ws)

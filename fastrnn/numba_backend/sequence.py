@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
+from ..threads import num_threads
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from ._jit import OPTIONS, jit
 from .float_state import restore_float_state, set_float_state
 from .pool import parallel, ranges
-from .product import ROWS, flat, packed, product
+from .product import ROWS, Packed, flat, product, writable
 from .vectors import Lanes, Vec, pointwise
 
-Packed = tuple[Array, int, int, int]  # weights as `product` takes them
+BLOCK = 64  # rows that a gradient sums up at once
 NO_LENGTHS = np.empty(0, np.int64)
 NO_RESETS = np.empty(0, np.bool_)
 
@@ -40,7 +41,7 @@ class ForwardFrame(NamedTuple):
     reset: Array  # (T, B) or empty
     reset_states: State  # (B, width)
     states: State  # (B, width): the running state, at the end the final one
-    new: State  # (B, width): what a step makes of it
+    new: State  # (B, width): what a step makes of it; without padding the same memory
     sequences: State  # (T, B, width) or empty: the output, and the cell states if recorded
     x: Array  # (T, B, I)
     w_ih: Packed  # (I, G*H), from input to pre-activations
@@ -64,6 +65,7 @@ class BackwardFrame(NamedTuple):
     d_states: State  # (B, width): the running gradient, at the end that of the initial state
     d_new: State  # (B, width): gradient of what a step made
     d_consumed: State  # (B, width): gradient of what it was made of
+    in_place: bool  # whether the last three are the same memory: no padding, no resets
     d_output: Array  # (T, B, R)
     d_a: Array  # gradient of the pre-activations, (T, B, G*H), or (fewer, B, G*H) if `reused`
     reused: bool  # whether d_a holds one run of the loop only, from its first t on
@@ -158,7 +160,6 @@ def forward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
             n = f.widths[k]
             place = t * f.B * n
             if not f.padded:
-                copy((f.new[k], f.states[k]), (b0 * n, b0 * n), rows * n)
                 if f.sequences[k].size:
                     copy((f.new[k], f.sequences[k]), (b0 * n, place + b0 * n), rows * n)
                 continue
@@ -176,6 +177,13 @@ def forward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
 def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
     """Run rows b0 ... b1 - 1 back through steps first ... last - 1, the last processed first."""
     before = set_float_state()
+    steps_backward(ws, first, last, b0, b1)
+    restore_float_state(before)
+
+
+@jit
+def steps_backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
+    """Do what `backward` does, in the floating-point state that there is."""
     f = ws.frame
     rows = b1 - b0
     earliest = first if f.reverse else f.T - last
@@ -190,7 +198,7 @@ def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
                 if k == 0:
                     where = (start, t * f.B * n + start, start)
                     add((f.d_states[k], f.d_output, f.d_new[k]), where, size)
-                else:
+                elif not f.in_place:
                     copy((f.d_states[k], f.d_new[k]), (start, start), size)
                 continue
             for b in range(b0, b1):
@@ -205,11 +213,10 @@ def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
         step_backward(ws, t, b0, rows, d_a)
         if rows >= ROWS:
             _input_gradient(f, t * f.B + b0, rows, d_a)
+        if f.in_place:
+            continue
         for k in range(len(f.d_states)):
             n = f.widths[k]
-            if not f.padded and not f.reset.size:
-                copy((f.d_consumed[k], f.d_states[k]), (b0 * n, b0 * n), rows * n)
-                continue
             for b in range(b0, b1):
                 row = b * n
                 if f.padded and t >= f.lengths[b]:
@@ -222,76 +229,100 @@ def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
     if rows < ROWS:
         d_a = (earliest - start_d_a) * f.B * f.GH
         _input_gradient(f, earliest * f.B, (last - first) * f.B, d_a)
-    restore_float_state(before)
 
 
-def forward_frame(call: Call, ws: Forward, gates: Array, bias: Array) -> ForwardFrame:
+def forward_frame(call: Call, ws: Forward, gates: Array, bias: Array, w_ih: Packed) -> ForwardFrame:
     """Lay out what the loop reads and writes, and start the running state."""
     for array, initial in zip(ws.state, call.state, strict=True):
         array[...] = initial
-    sequences = [flat(ws.output)]
+    sequences: State = (ws.output.reshape(-1),)
     if len(ws.state) > 1:
-        sequences.append(empty((0,), call.x.dtype) if ws.cells is None else flat(ws.cells))
+        cells = empty((0,), call.x.dtype) if ws.cells is None else ws.cells.reshape(-1)
+        sequences = (*sequences, cells)
     states = _flat(ws.state)
     return ForwardFrame(
         *_common(call),
-        reset_states=states if call.reset is None else _flat(call.reset_state),
+        reset_states=_flat(call.reset_state) or states,  # without resets nothing reads them
         states=states,
-        new=_scratch(states),
-        sequences=tuple(sequences),
+        new=states if call.lengths is None else _scratch(states),
+        sequences=sequences,
         x=flat(call.x),
-        w_ih=packed(call.weights.ih, transpose=True),
-        bias=flat(bias),
-        gates=flat(gates),
+        w_ih=w_ih,
+        bias=bias,
+        gates=gates.reshape(-1),
     )
 
 
 def backward_frame(
-    call: Call, d_output: Array, d_state: State, d_a: Array, ws: Backward, *, reused: bool = False
+    call: Call,
+    d_output: Array,
+    d_state: State,
+    d_a: Array,
+    w_ih: Packed,
+    ws: Backward,
+    *,
+    reused: bool = False,
 ) -> BackwardFrame:
     """Lay out what the loop reads and writes, and start the running gradient."""
     for array, last in zip(ws.state, d_state, strict=True):
         array[...] = last
+    for array in ws.reset_state:
+        array[...] = 0
     states = _flat(ws.state)
-    reset_states = states  # without resets nothing reads them
-    if call.reset is not None:
-        for array in ws.reset_state:
-            array[...] = 0
-        reset_states = _flat(ws.reset_state)
+    in_place = call.lengths is None and call.reset is None
     return BackwardFrame(
         *_common(call),
-        d_reset_states=reset_states,
+        d_reset_states=_flat(ws.reset_state) or states,  # without resets nothing reads them
         d_states=states,
-        d_new=_scratch(states),
-        d_consumed=_scratch(states),
+        d_new=states if in_place else _scratch(states),
+        d_consumed=states if in_place else _scratch(states),
+        in_place=in_place,
         d_output=flat(d_output),
-        d_a=flat(d_a),
+        d_a=d_a.reshape(-1),
         reused=reused,
-        w_ih=packed(call.weights.ih),
-        d_x=flat(ws.x),
+        w_ih=w_ih,
+        d_x=ws.x.reshape(-1),
         zeros=constant(0, max(call.x.shape[2], len(call.weights.ih)), call.x.dtype),
     )
 
 
-def step_work(call: Call) -> float:
-    """Return the floating-point operations of a step's products, one way."""
-    weights: int = call.weights.hh.size + call.weights.ih.size
-    return 2.0 * len(call.state[0]) * weights
+class Plan(NamedTuple):
+    """How a pass is cut up. The gradients' bits depend on `span`, so on B alone."""
+
+    chunk: int  # steps between two returns to Python, some 10 ms
+    rows: list[tuple[int, int]]  # of the batch, a range for each thread
+    span: int  # steps whose gradients are taken at once
+    parts: int  # threads for the gradients of the weights
+    alone: bool  # whether one thread does it all, and gradients follow the loop span by span
+
+    @property
+    def steps_at_once(self) -> int:
+        """The most steps that the loop backward passes over before their gradients are taken."""
+        return self.span if self.alone else self.chunk
+
+
+def plan(call: Call) -> Plan:
+    """Cut up a pass."""
+    w = call.weights
+    T, B, _ = call.x.shape
+    return _plan(T, B, w.ih.size + w.hh.size, len(w.ih), num_threads())
+
+
+@lru_cache(maxsize=256)
+def _plan(T: int, B: int, weights: int, GH: int, threads: int) -> Plan:
+    work = 2.0 * B * weights  # floating-point operations of a step's products, one way
+    span = max(1, BLOCK // B)
+    chunk = -(-max(1, int(5e8 / work)) // span) * span
+    work *= min(T, chunk)
+    rows, parts = ranges(B, ROWS, work, threads), len(ranges(GH, ROWS, work, threads))
+    return Plan(chunk, rows, span, parts, alone=len(rows) == parts == 1)
 
 
 def run_forward(ws: Any, call: Call) -> None:
     """Run the loop over all steps, returning to Python now and then, for Ctrl-C."""
-    T, B, _ = call.x.shape
-    work = step_work(call)
-    chunk = steps_in_10_ms(work)
-    rows = ranges(B, ROWS, work * min(T, chunk))
-    for first in range(0, T, chunk):
-        parallel(partial(forward, ws, first, min(T, first + chunk)), rows)
-
-
-def steps_in_10_ms(work: float) -> int:
-    """Return about how many steps of so much `step_work` take 10 ms."""
-    return max(1, int(5e8 / work))
+    cut, T = plan(call), len(call.x)
+    for first in range(0, T, cut.chunk):
+        parallel(partial(forward, ws, first, min(T, first + cut.chunk)), cut.rows)
 
 
 @lru_cache(maxsize=64)
@@ -309,7 +340,7 @@ def summed_bias(call: Call) -> Array:
     if w.b_ih is None or w.b_hh is None:
         return constant(0, len(w.ih), call.x.dtype)
     bias = empty(w.b_ih.shape, w.b_ih.dtype)
-    _add(flat(w.b_ih), flat(w.b_hh), bias)
+    _add(writable(w.b_ih), writable(w.b_hh), bias)
     return bias
 
 
@@ -322,9 +353,13 @@ def _scratch(arrays: State) -> State:
 
 
 def _common(call: Call) -> tuple[int, int, int, int, bool, bool, tuple[int, ...], Array, Array]:
-    T, B, I = call.x.shape
-    lengths = NO_LENGTHS if call.lengths is None else flat(call.lengths)
-    reset = NO_RESETS if call.reset is None else flat(call.reset)
-    widths = tuple([array.shape[1] for array in call.state])
-    sizes = (T, B, I, len(call.weights.ih))
-    return (*sizes, call.reverse, call.lengths is not None, widths, lengths, reset)
+    weights, lengths, reset = call.weights, call.lengths, call.reset
+    return (
+        *call.x.shape,
+        len(weights.ih),
+        call.reverse,
+        lengths is not None,
+        tuple([array.shape[1] for array in call.state]),
+        NO_LENGTHS if lengths is None else flat(lengths),
+        NO_RESETS if reset is None else flat(reset),
+    )
