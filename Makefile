@@ -8,14 +8,15 @@ WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fastrnn/wheels
 # Recipes read these from the environment: a quote or a dollar sign in a path stays harmless.
 export PYTHON WHEELS
 
-STAMPS := .venv/.demo .venv/.test .venv/.lint .venv-peers/.peers
+STAMPS := .venv/.demo .venv/.test .venv/.lint .venv-peers/.peers .venv-peers/.bench
 .venv/.demo: EXTRAS := numba,cli
 .venv/.test: EXTRAS := test
 .venv/.lint: EXTRAS := lint
 .venv-peers/.peers: EXTRAS := test,peers
+.venv-peers/.bench: EXTRAS := bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-peers test-sanitize test-wide test-emulated test-neon test-ulp lint clean
+.PHONY: help demo bench bench-compare test test-peers test-sanitize test-wide test-emulated test-neon test-ulp lint clean
 .NOTPARALLEL: # targets share a virtual environment, and timings want the machine for themselves
 
 help: ## this list
@@ -23,6 +24,12 @@ help: ## this list
 
 demo: .venv/.demo ## train a character model for a minute; ARGS="--seconds 20 --cell gru" to change
 	@.venv/bin/python -m fastrnn train $(ARGS)
+
+bench: .venv-peers/.bench ## time all workloads against all others (half an hour), and make the report
+	@.venv-peers/bin/python benchmarks/record.py $(ARGS)
+
+bench-compare: .venv/.test ## what the last commit made slower; ARGS="BASE NEW" for others
+	@.venv/bin/python benchmarks/compare.py $(ARGS)
 
 test: .venv/.test ## every test but those against torch and ONNX Runtime; ARGS="-k lstm" to select, ARGS="-n 0" for one process
 	@.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)

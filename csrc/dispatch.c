@@ -103,6 +103,16 @@ void fastrnn_activation(int which, int real_bytes, const void *x, void *y, int64
     kernels_for(real_bytes)->activation(which, x, y, n);
 }
 
+double fastrnn_multiply_adds(int64_t rounds)
+{
+    return kernels_for(4)->multiply_adds(rounds);
+}
+
+double fastrnn_read(const void *data, int64_t size, int64_t rounds)
+{
+    return kernels_for(4)->read_only(data, size, rounds);
+}
+
 void fastrnn_stop(void)
 {
     pool_stop();

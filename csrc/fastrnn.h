@@ -91,6 +91,11 @@ FASTRNN_API void fastrnn_set_isa(int isa);
 /* y = exp(x), sigmoid(x), tanh(x) of n floats or doubles: what the kernels compute, for tests. */
 enum { FASTRNN_EXP, FASTRNN_SIGMOID, FASTRNN_TANH };
 FASTRNN_API void fastrnn_activation(int which, int real_bytes, const void *x, void *y, int64_t n);
+
+/* For benchmarks, the limits of one processor: multiply and add floats, or read an array of floats,
+ * and nothing else. They return how many operations, or bytes, that was. */
+FASTRNN_API double fastrnn_multiply_adds(int64_t rounds);
+FASTRNN_API double fastrnn_read(const void *data, int64_t size, int64_t rounds);
 /* end of the interface */
 
 #endif

@@ -38,6 +38,8 @@ typedef struct {
     void (*forward)(fastrnn_pass *pass);
     void (*backward)(fastrnn_backward_pass *pass);
     void (*activation)(int which, const void *x, void *y, int64_t n);
+    double (*multiply_adds)(int64_t rounds);
+    double (*read_only)(const void *data, int64_t size, int64_t rounds);
 } kernels;
 
 extern const kernels fastrnn_baseline_f32, fastrnn_baseline_f64, fastrnn_avx2_f32, fastrnn_avx2_f64,

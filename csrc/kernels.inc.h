@@ -28,6 +28,7 @@ typedef int64_t whole;
 #include "cells/lstm.inc.h"
 #include "forward.inc.h"
 #include "backward.inc.h"
+#include "limits.inc.h"
 
 static void activation(int which, const void *x, void *y, int64_t n)
 {
@@ -39,4 +40,6 @@ static void activation(int which, const void *x, void *y, int64_t n)
     }
 }
 
-const kernels JOIN(fastrnn_, ISA, _f, REAL_BITS) = {scratch_bytes, forward, backward, activation};
+const kernels JOIN(fastrnn_, ISA, _f, REAL_BITS) = {
+    scratch_bytes, forward, backward, activation, multiply_adds, read_only,
+};

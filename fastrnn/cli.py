@@ -1,12 +1,11 @@
-"""The command line: ``fastrnn info``, ``fastrnn train`` and ``fastrnn generate``.
+"""The command line: ``fastrnn info``, ``train``, ``generate``, ``bench`` and ``report``.
 
-It reads arguments and prints; what is computed is in `fastrnn.character`.
+It reads arguments and prints; what is computed is in `fastrnn.character` and `fastrnn.bench`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import os
@@ -14,23 +13,22 @@ import platform
 import shlex
 import signal
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from . import dispatch, validation
+from .bench import command as bench
 from .cells import CELLS
 from .character import Checkpoint, Corpus, Options, Trainer, curve, sample, text, training
+from .console import check_writable, display, number, require, say, signals, whole, write
 
 SECONDS = 60.0
 OUT = "character.safetensors"
 SAVE_EVERY = 300.0  # seconds: the most that a power cut can cost
-LINE_EVERY = 5.0  # seconds between lines where there is no terminal to draw a bar on
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +66,7 @@ def _run(argv: Sequence[str] | None) -> int:
         words = str(error) or "out of memory"
         if isinstance(error, OSError) and error.filename is not None:
             words = f"{error.filename}: {error.strerror}"
-        _write(f"fastrnn: {' '.join(words.split())}\n", sys.stderr)
+        write(f"fastrnn: {' '.join(words.split())}\n", sys.stderr)
         return 2
 
 
@@ -100,12 +98,12 @@ def _parser() -> _Parser:
     train.add_argument("--text", help="file of UTF-8 text (default: Python's standard library)")
     train.add_argument(
         "--seconds",
-        type=_number,
+        type=number,
         help=f"stop after so long (default: {SECONDS:g}, or no limit if --epochs is given)",
     )
     train.add_argument(
         "--epochs",
-        type=_whole,
+        type=whole,
         help="stop when the text was read so often, before and after --resume together "
         "(default: no limit)",
     )
@@ -129,19 +127,21 @@ def _parser() -> _Parser:
         "--prompt", default="\n", help="text to continue (default: the start of a line)"
     )
     generate.add_argument(
-        "--length", type=_whole, default=500, help="characters to write (default: %(default)s)"
+        "--length", type=whole, default=500, help="characters to write (default: %(default)s)"
     )
     generate.add_argument(
         "--temperature",
-        type=_number,
+        type=number,
         default=0.8,
         help="how bold to be; 0 always takes the likeliest character (default: %(default)s)",
     )
     generate.add_argument(
-        "--seed", type=_whole, default=0, help="seed of the draws (default: %(default)s)"
+        "--seed", type=whole, default=0, help="seed of the draws (default: %(default)s)"
     )
     generate.add_argument("--backend", help=_backend_help())
     generate.set_defaults(run=_generate)
+
+    bench.add_to(commands)
     return parser
 
 
@@ -149,14 +149,14 @@ def _add_options(train: _Parser) -> None:
     """Add `character.Options`; the defaults are its own, so that what is given can be told."""
     words: dict[str, tuple[Callable[[str], Any], str]] = {
         "cell": (str, f"one of {', '.join(CELLS)}"),
-        "hidden": (_whole, "hidden units of a layer"),
-        "layers": (_whole, "recurrent layers"),
-        "batch": (_whole, "streams of text that are read side by side"),
-        "window": (_whole, "characters between two updates (k1)"),
-        "k2": (_whole, "characters that gradients flow back"),
-        "lr": (_number, "learning rate of Adam"),
-        "clip": (_number, "largest norm of the gradient"),
-        "seed": (_whole, "seed of the initial parameters"),
+        "hidden": (whole, "hidden units of a layer"),
+        "layers": (whole, "recurrent layers"),
+        "batch": (whole, "streams of text that are read side by side"),
+        "window": (whole, "characters between two updates (k1)"),
+        "k2": (whole, "characters that gradients flow back"),
+        "lr": (number, "learning rate of Adam"),
+        "clip": (number, "largest norm of the gradient"),
+        "seed": (whole, "seed of the initial parameters"),
     }
     for field in fields(Options):
         convert, text = words[field.name]
@@ -173,31 +173,17 @@ def _backend_help(more: str = "") -> str:
     return f"one of {', '.join(dispatch.BACKENDS)} (default: the fastest that is there{more})"
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-
-
 def _info(args: argparse.Namespace) -> int:
     found = dispatch.info()
     if args.json:
-        _write(json.dumps(found, indent=2) + "\n")
+        write(json.dumps(found, indent=2) + "\n")
         return 0
-    _say("fastrnn", f"{found['version']} (Python {found['python']}, NumPy {found['numpy']})")
+    say("fastrnn", f"{found['version']} (Python {found['python']}, NumPy {found['numpy']})")
     for name, status in found["backends"].items():
         default = " (the default)" if name == found["backend"] else ""
-        _say(f"  {name}", status + default)
-    _say("ISA", found["isa"] or "none: the C kernels are not built")
-    _say("threads", found["threads"])
+        say(f"  {name}", status + default)
+    say("ISA", found["isa"] or "none: the C kernels are not built")
+    say("threads", found["threads"])
     return 0
 
 
@@ -216,7 +202,7 @@ class _Session:
 
 
 def _train(args: argparse.Namespace) -> int:
-    _require("safetensors", "rich", "matplotlib")
+    require("safetensors", "rich", "matplotlib")
     session = _session(args)
     trainer, out = session.trainer, session.out
     options, K = trainer.options, len(trainer.corpus.vocabulary)
@@ -224,31 +210,31 @@ def _train(args: argparse.Namespace) -> int:
     parameters = sum(array.size for array in trainer.model.parameters.values())
     title = f"{options.cell}, {options.layers} x {options.hidden}, {parameters:,} parameters"
     source = session.source or f"standard library of Python {platform.python_version()}"
-    _say("text", f"{source}: {size:,} characters, {K} different")
-    _say("model", f"{title}; batch {options.batch}, window {options.window}, k2 {options.k2}")
+    say("text", f"{source}: {size:,} characters, {K} different")
+    say("model", f"{title}; batch {options.batch}, window {options.window}, k2 {options.k2}")
     # It would be silent for long: some twenty seconds, the first time on a machine.
-    _say("backend", f"{trainer.backend}{', compiling ...' if trainer.backend == 'numba' else ''}")
+    say("backend", f"{trainer.backend}{', compiling ...' if trainer.backend == 'numba' else ''}")
     trainer.warm_up()
     if stopped := _loop(session):
-        _say("stopped", f"{out} is saved; to go on: fastrnn train --resume {shlex.quote(str(out))}")
+        say("stopped", f"{out} is saved; to go on: fastrnn train --resume {shlex.quote(str(out))}")
         return 128 + stopped
     final, steps = trainer.evaluate(), len(trainer.losses)
-    _say("held out", f"{final:.3f} bits a character, step {steps:,} (blind: {math.log2(K):.3f})")
-    _say("checkpoint", out)
+    say("held out", f"{final:.3f} bits a character, step {steps:,} (blind: {math.log2(K):.3f})")
+    say("checkpoint", out)
     picture = out.with_suffix(".png")
     curve.draw(picture, trainer.losses, [*trainer.held_out, (steps, final)], K, title)
-    _say("picture", picture)
+    say("picture", picture)
     if trainer.backend != "numpy":
         speed = training.measure(trainer)
-        _say(
+        say(
             "speed",
             f"{speed.reference / speed.step:.1f} times the NumPy reference: a training step took "
             f"{speed.step * 1e3:.1f} ms, the reference's {speed.reference * 1e3:.1f} ms",
         )
-    _say("sample", "")
+    say("sample", "")
     for character in sample(trainer.model, trainer.corpus.vocabulary, "\n", 400):
-        _write(character)
-    _write("\n")
+        write(character)
+    write("\n")
     return 0
 
 
@@ -265,7 +251,7 @@ def _session(args: argparse.Namespace) -> _Session:
     if out.suffix != ".safetensors":  # so that no other file of the user's is replaced
         raise ValueError(f"out: expected a name that ends in .safetensors, got {str(out)!r}")
     for path in (out, out.with_suffix(".png")):
-        _check_writable(path)
+        check_writable("out", path)
     source = None if args.text is None else str(Path(args.text).resolve())
     given = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
     if args.resume is None:
@@ -299,7 +285,7 @@ def _loop(session: _Session) -> int:
     first = len(trainer.losses)
     total = math.inf if epochs is None else epochs * trainer.steps_per_epoch - first
     characters, held_out = 0, ""
-    with _signals() as received, _display() as show:
+    with signals() as received, display() as show:
         start = saved = time.perf_counter()
         try:
             for progress in trainer.run(epochs):
@@ -327,54 +313,8 @@ def _loop(session: _Session) -> int:
     return received[0] if received else 0
 
 
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM, so that they end training after a step and not inside one.
-
-    Nor does a second one reach the saving that follows.
-    """
-    received: list[int] = []
-    previous: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.getsignal(number)
-            # A process that was started to ignore a signal (nohup, &) goes on to do so.
-            if handler is not None and handler != signal.SIG_IGN:
-                previous[number] = handler
-                signal.signal(number, lambda number, _: received.append(number))
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _display() -> Iterator[Callable[[float, str], None]]:
-    """Give a function that shows how far training is: a bar, or a line now and then."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        columns = BarColumn(bar_width=20), TextColumn("{task.description}")
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=1.0)
-            yield lambda done, words: bar.update(task, completed=done, description=words)
-        return
-    last = -math.inf
-
-    def show(done: float, words: str) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        if now - last >= LINE_EVERY or done == 1.0:
-            last = now
-            _write(f"{done:4.0%}  {words}\n", sys.stderr)
-
-    yield show
-
-
 def _generate(args: argparse.Namespace) -> int:
-    _require("safetensors")
+    require("safetensors")
     checkpoint = Checkpoint.load(args.checkpoint)
     backend = dispatch.choose(args.backend, checkpoint.options.cell)
     vocabulary = checkpoint.vocabulary
@@ -389,11 +329,11 @@ def _generate(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     if unknown := vocabulary.unknown(args.prompt):
-        _write(f"fastrnn: prompt: {unknown!r} not in the vocabulary, read as U+FFFD\n", sys.stderr)
-    _write(args.prompt)
+        write(f"fastrnn: prompt: {unknown!r} not in the vocabulary, read as U+FFFD\n", sys.stderr)
+    write(args.prompt)
     for character in characters:
-        _write(character)
-    _write("\n")
+        write(character)
+    write("\n")
     return 0
 
 
@@ -404,35 +344,3 @@ def _naming(path: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _require(*modules: str) -> None:
-    """Refuse to begin what could not be finished, for want of a library."""
-    for name in modules:
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(f"{name} is not installed: pip install 'fastrnn[cli]'")
-
-
-def _check_writable(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"out: expected a file, got the folder {path}")
-    folder = path.resolve().parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"out: expected a folder that can be written to, got {folder} ({error.strerror})"
-        ) from None
-
-
-def _say(label: str, words: object) -> None:
-    _write(f"{label:<12}{words}\n")
-
-
-def _write(words: str, stream: TextIO | None = None) -> None:
-    stream = stream or sys.stdout
-    encoding = stream.encoding or "utf-8"
-    # A terminal may lack characters that a text has: better a question mark than no text.
-    stream.write(words.encode(encoding, "replace").decode(encoding))
-    stream.flush()

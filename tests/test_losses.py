@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastrnn
+from fastrnn import feedforward
 
 RNG = np.random.default_rng
 
@@ -223,6 +224,23 @@ def test_linear(shape: tuple[int, ...], bias: bool) -> None:
         assert_gradient(loss_of(name), kept, gradients.parameters[name])
         array[...] = kept
     assert_gradient(lambda v: float(np.sum(u * layer(v))), x, gradients.input)
+
+
+@pytest.mark.parametrize("rows", [21, 22, 300])  # one piece of the products, and several
+def test_linear_in_pieces(rows: int) -> None:
+    I, O = 128, 96  # 12,288 multiplications a row, of 2^18
+    assert (len(feedforward._pieces(rows, I * O)) == 1) == (rows == 21)
+    layer = fastrnn.Linear(I, O, dtype="float64", seed=1)
+    rng = np.random.default_rng(2)
+    x, d_y = rng.normal(size=(rows, I)), rng.normal(size=(rows, O))
+    weight, bias = layer.parameters["weight"], layer.parameters["bias"]
+    tape = layer.record(x)
+    np.testing.assert_allclose(tape.output, np.einsum("ni,oi->no", x, weight) + bias, rtol=1e-12)
+    np.testing.assert_array_equal(layer(x), tape.output)
+    gradients = tape.backward(d_y)
+    np.testing.assert_allclose(gradients.input, np.einsum("no,oi->ni", d_y, weight), atol=1e-12)
+    expected = np.einsum("no,ni->oi", d_y, x)
+    np.testing.assert_allclose(gradients.parameters["weight"], expected, rtol=1e-9, atol=1e-11)
 
 
 def test_initial_values_of_linear() -> None:

@@ -6,13 +6,13 @@ The format is a JSON header of sizes and offsets followed by raw numbers: readin
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from .. import files
 from ..validation import Array
 
 
@@ -38,24 +38,7 @@ def save(
     from safetensors.numpy import save as serialize
 
     data = serialize({name: np.require(a, None, "C") for name, a in arrays.items()}, dict(metadata))
-    target = Path(path).resolve()
-    # In the same folder, since a rename is atomic only within one file system. The name is not
-    # built on the target's, which may already be as long as a name can be.
-    draft = target.parent / f".fastrnn-{secrets.token_hex(8)}.tmp"
-    try:
-        with draft.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # the bytes must be on the disk before the name points at them
-        draft.replace(target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # and so must the name, or a power cut may bring the old file back
-    finally:
-        os.close(folder)
+    files.write(path, data)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:

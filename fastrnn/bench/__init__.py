@@ -1,0 +1,1 @@
+"""Benchmarks: who is how fast at what, and how one can know."""
