@@ -12,6 +12,7 @@ from ..problem import Arrays, Problem, RefusedError, Run
 
 # Which of our gates stands at each place in Keras' order.
 GATES = {"rnn": [0], "gru": [1, 0, 2], "lstm": [0, 1, 2, 3]}
+MOST_STEPS = 1000
 LAYERS = {"rnn": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}
 
 
@@ -19,6 +20,8 @@ def on_torch(p: Problem) -> Run:
     """Call the layer, or differentiate it with torch's autograd."""
     if p.work.kind not in ("inference", "training") or p.work.layers > 1:
         raise RefusedError("here for single layers on sequences only")
+    if p.work.T > MOST_STEPS:
+        raise RefusedError("goes from step to step in Python, which would take minutes here")
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
     import torch
