@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     full = metafunc.config.getoption("--full")
-    rows = [row for row in workloads(num_threads()) if full or row.quick]
+    rows = [row for row in workloads(num_threads()) if row.quick or (full and not row.rare)]
     names = [f"{row.suite}: {row.name}" for row in rows]
     # The last one is the outer loop: contenders of a workload follow each other.
     metafunc.parametrize("contender", contenders.CONTENDERS, ids=lambda row: row.name)

@@ -105,8 +105,18 @@ class Stacked(Parametrized):
         run = dispatch.quick(self.backend, form, self.cell.name, *self.options.values())
         if run is None:
             return None
-        ((ih, hh, b_ih, b_hh, hr),) = self._stack().weights.values()
-        if hr is not None:
+        # Looked at anew each time, like all that is given; what they have in common, C looks at.
+        arrays: list[Any] = list(map(self.parameters.get, self._shapes))
+        if len(arrays) == 2:
+            arrays += None, None
+        elif arrays[-1] is None:  # a bias is missing
+            return None
+        try:
+            ih, hh, b_ih, b_hh = arrays
+            shapes = iter(self._shapes.values())
+            if ih.dtype is not self.dtype or ih.shape != next(shapes) or hh.shape != next(shapes):
+                return None
+        except (AttributeError, ValueError):  # no arrays; or a projection
             return None
         if len(self.cell.states) == 1:
             found = run(x, state, None, ih, hh, b_ih, b_hh)

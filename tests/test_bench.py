@@ -17,7 +17,7 @@ from fastrnn.bench import command, contenders, machine, measure, words
 from fastrnn.bench.contenders import CONTENDERS, Contender
 from fastrnn.bench.problem import Problem, RefusedError
 from fastrnn.bench.results import Limits, Results, Row, Timing, changes
-from fastrnn.bench.workloads import SUITES, Workload, workloads
+from fastrnn.bench.workloads import DEEPBENCH_CHOICE, SUITES, Workload, workloads
 from fastrnn.cli import main
 
 SMALL = {
@@ -43,6 +43,15 @@ def test_workloads_are_told_apart_by_their_names() -> None:
     assert len(set(names)) == len(names)
     assert {row.suite for row in rows} == set(SUITES)
     assert {row.kind for row in rows} == set(SMALL)
+
+
+def test_choice_is_from_the_lists() -> None:
+    rows = [row for row in workloads(2) if row.suite == "deepbench"]
+    common = [row for row in rows if not row.rare]
+    assert len(common) == sum(map(len, DEEPBENCH_CHOICE.values()))
+    # Counted in the lists that DeepBench publishes, of which one line is commented out.
+    assert len([row for row in rows if row.kind == "training"]) == 12 + 16 + 3 + 3 + 15 + 3
+    assert len([row for row in rows if row.kind == "inference"]) == 2 + 15 + 48 + 3 + 3
 
 
 def test_quick_set_has_every_suite_but_those_of_others() -> None:
@@ -360,7 +369,8 @@ def test_patterns() -> None:
     names = lambda pattern: {r.suite for r in command.select(rows, pattern, full=False)}  # noqa: E731
     assert names("step: ") == {"step"}
     assert names("*lstm*8/32/1*") >= {"sequence", "long"}
-    assert len(command.select(rows, None, full=True)) == len(rows)
+    assert command.select(rows, None, full=True) == [r for r in rows if not r.rare]
+    assert any(r.rare for r in command.select(rows, "deepbench", full=False))
     assert len(command.select(rows, None, full=False)) == sum(r.quick for r in rows)
 
 

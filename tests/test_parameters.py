@@ -175,6 +175,25 @@ def test_wrong_parameters_are_found_at_the_next_call(kind: type, shape: tuple[in
         layer(x)
 
 
+@pytest.mark.parametrize(("kind", "shape"), [(fastrnn.GRU, (3, 2, I)), (fastrnn.GRUCell, (2, I))])
+def test_another_network_is_no_parameter(kind: type, shape: tuple[int, ...]) -> None:
+    """Nor are parameters that fit each other, but not the layer, or lack the biases."""
+    layer, x = kind(I, H, seed=0), np.ones(shape, np.float32)
+    kept = dict(layer.parameters)
+    for name, array in kind(I, H + 1, seed=0).parameters.items():
+        layer.parameters[name] = array
+    with pytest.raises(ValueError, match=rf"weight_ih\w*: expected shape \({3 * H}, {I}\)"):
+        layer(x)
+    layer.parameters.update(kept)
+    for name in [name for name in kept if name.startswith("bias")]:
+        del layer.parameters[name]
+    with pytest.raises(TypeError, match=r"bias_ih.*: expected an array, got None"):
+        layer(x)
+    layer.parameters.update({name: array.astype(np.float64) for name, array in kept.items()})
+    with pytest.raises(TypeError, match=r"weight_ih.*: expected float32"):
+        layer(x.astype(np.float64))
+
+
 def pickled(layer: fastrnn.RNN) -> fastrnn.RNN:
     return pickle.loads(pickle.dumps(layer))  # noqa: S301 - our own bytes
 

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from fastrnn.bench import pictures, report
+from fastrnn.bench import pictures, report, svg
 from fastrnn.bench.results import Limits, Machine, Results, Row, Timing
+from fastrnn.bench.words import three
 from interpreter import run_python
 
 GIGA = 1e9
@@ -229,7 +230,7 @@ def test_who_has_no_time_stays_with_the_reason():
         "torch.compile – failed: RuntimeError: no compiler",
     ):
         assert words in page.words
-        assert report._plain(words) in full_text()
+        assert report.page._plain(words) in full_text()
     # Where all of ours are wrong, the row says so.
     main = page.table("workload", "fastrnn", "backend")[4]
     assert main == [["lstm 64/128", "wrong (1)", "c", "–", "", "–", "–", "–", "", "–"]]
@@ -452,13 +453,13 @@ def test_pictures_can_stand_alone():
         assert "#fe00" not in picture.svg
         assert "http" not in picture.svg.replace("http://www.w3.org/2000/svg", "")
         used = set(re.findall(r"var\(--(\w+)\)", picture.svg))
-        assert used <= set(pictures.COLOURS)
+        assert used <= set(svg.COLOURS)
         [style] = [element.text for element in elements(picture, "style")]
         for name in used:
             assert style.count(f"--{name}:#") == 2
         for element in ElementTree.fromstring(picture.svg).iter():  # viewers that know no variables
             for what, name in re.findall(r"(\w+): var\(--(\w+)\)", element.get("style", "")):
-                assert element.get(what) == pictures.COLOURS[name][0]
+                assert element.get(what) == svg.COLOURS[name][0]
 
 
 def test_nothing_reaches_out_of_a_picture():
@@ -536,15 +537,15 @@ def luminance(colour):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_colours_can_be_read(dark):
-    paper = luminance(pictures.COLOURS["paper"][dark])
-    for name in pictures.COLOURS.keys() - {"paper", "line"}:
-        low, high = sorted((paper, luminance(pictures.COLOURS[name][dark])))
+    paper = luminance(svg.COLOURS["paper"][dark])
+    for name in svg.COLOURS.keys() - {"paper", "line"}:
+        low, high = sorted((paper, luminance(svg.COLOURS[name][dark])))
         assert (high + 0.05) / (low + 0.05) >= 4.5, name
 
 
 @pytest.mark.parametrize("value", [1e-9, 0.00123, 0.5, 1.0, 9.996, 12.34, 99.96, 123.4, 98765.4])
 def test_three_digits(value):
-    text = pictures.three(value)
+    text = three(value)
     assert "e" not in text
     assert float(text) == pytest.approx(value, rel=0.005, abs=0.005)
 
@@ -606,7 +607,7 @@ def test_a_browser_has_no_complaint(tmp_path, browse):
     assert tree.count("<svg") == len(files)
     tree, console = browse(page, f"--screenshot={tmp_path / 'page.png'}", "--window-size=1280,2000")
     assert console == []
-    assert shows(tmp_path / "page.png", pictures.COLOURS["ours"][0])
+    assert shows(tmp_path / "page.png", svg.COLOURS["ours"][0])
 
 
 @pytest.mark.slow
@@ -625,4 +626,4 @@ def test_a_picture_alone_is_drawn(tmp_path, browse):
     _, _, picture, *_ = report.write(full(), tmp_path / "page.html")
     _, console = browse(picture, f"--screenshot={tmp_path / 'alone.png'}")
     assert console == []
-    assert shows(tmp_path / "alone.png", pictures.COLOURS["ours"][0])
+    assert shows(tmp_path / "alone.png", svg.COLOURS["ours"][0])

@@ -143,6 +143,10 @@ class Row:
         passes = 3 if self.kind in ("training", "character") else 1
         return passes * self.sizes["T"] * self.weight_bytes
 
+    def characters(self, timing: Timing) -> float:
+        """Characters a second that a character model learns from."""
+        return self.sizes["T"] * self.sizes["B"] / timing.median
+
     @property
     def timed(self) -> list[Timing]:
         """Those that have a time."""

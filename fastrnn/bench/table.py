@@ -62,9 +62,10 @@ def _cells(row: Row, limits: Limits | None) -> list[str]:
         found = [f"{t.contender} {t.status}" for t in row.timings if is_ours(t.contender)]
         return [f"{row.suite}: {row.name}", "; ".join(found)]
     share = row.share(ours, limits)
+    speed = f", {row.characters(ours):,.0f} chars/s" if row.kind == "character" else ""
     cells = [
         f"{row.suite}: {row.name}",
-        f"{text(ours)} {ours.contender.removeprefix('fastrnn ')}",
+        f"{text(ours)} {ours.contender.removeprefix('fastrnn ')}{speed}",
         "" if share is None else f"{share[0]:.0%} {share[1]}",
     ]
     others = [t for t in row.timed if t is not ours]

@@ -4,21 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from ..cells import CELLS
 
-# Recurrent layers of DeepBench (its problem lists for training and for inference on servers and
-# devices), those that a processor of two cores computes in seconds: (H, B, T). I = H.
-DEEPBENCH_TRAINING = {
-    "rnn": [(1760, 16, 50), (2048, 32, 50), (2560, 64, 50)],
-    "lstm": [(512, 16, 25), (512, 32, 25), (512, 64, 25), (1024, 32, 25), (256, 32, 150)],
-    "gru": [(512, 32, 1)],
+# Recurrent layers of DeepBench, from its problem lists for training and for inference, on servers
+# and devices: (H, B, T), and I = H.
+DEEPBENCH = {
+    ("training", "rnn"): [*product((1760, 2048, 2560), (16, 32, 64, 128), (50,))],
+    ("training", "lstm"): [
+        *product((512, 1024, 2048, 4096), (16, 32, 64, 128), (25,)),
+        *product((1536,), (8, 16, 32), (50,)),
+        *product((256,), (16, 32, 64), (150,)),
+    ],
+    ("training", "gru"): [
+        *product((2816,), (32,), (750, 375, 187)),
+        *product((2048, 1536, 2560), (32,), (1500, 750, 375, 187)),
+        (512, 32, 1),
+        *product((1024,), (32, 64), (1500,)),
+    ],
+    ("inference", "rnn"): [(32, 1, 672), (64, 1, 96)],
+    ("inference", "lstm"): [
+        *product((512, 1024, 2048), (1, 2, 4), (25,)),
+        *product((1536,), (1, 2, 4), (50,)),
+        *product((256,), (1, 2, 4), (150,)),
+    ],
+    ("inference", "gru"): [
+        *product((2816, 2048, 1536, 2560), (1, 2, 4), (1500, 750, 375, 187)),
+        *product((512,), (1, 2, 4), (1,)),
+        *product((1024,), (1, 2, 4), (1500,)),
+    ],
 }
-DEEPBENCH_INFERENCE = {
-    "rnn": [(32, 1, 672), (64, 1, 96)],
-    "lstm": [(512, 1, 25), (512, 4, 25), (1024, 2, 25), (256, 1, 150), (256, 4, 150)],
-    "gru": [(512, 1, 1), (512, 4, 1), (1024, 1, 1500), (1536, 1, 187)],
-}
+# Of these the full set has some; two processors would compute all of them for hours.
+DEEPBENCH_CHOICE = {
+    ("training", "rnn"): {(1760, 16, 50), (2048, 32, 50), (2560, 64, 50)},
+    ("training", "lstm"): {
+        *product((512,), (16, 32, 64), (25,)), (1024, 32, 25), (256, 32, 150),
+    },
+    ("training", "gru"): {(512, 32, 1)},
+    ("inference", "rnn"): {(32, 1, 672), (64, 1, 96)},
+    ("inference", "lstm"): {
+        *product((512,), (1, 4), (25,)), (1024, 2, 25), *product((256,), (1, 4), (150,)),
+    },
+    ("inference", "gru"): {(512, 1, 1), (512, 4, 1), (1024, 1, 1500), (1536, 1, 187)},
+}  # fmt: skip
 # Language models of Zaremba, Sutskever and Vinyals, "Recurrent Neural Network Regularization"
 # (2014), on the Penn Treebank: two layers of LSTM, a batch of 20. (H, T); I = H.
 PTB = {"small": (200, 20), "medium": (650, 35), "large": (1500, 35)}
@@ -44,6 +73,8 @@ class Workload:
         Fewer threads than the run has, or None for all of them.
     quick
         Whether it belongs to the quick set, too.
+    rare
+        Whether it belongs to no set, and is there to be asked for.
     label
         A name in place of the sizes.
     """
@@ -58,6 +89,7 @@ class Workload:
     layers: int = 1
     threads: int | None = None
     quick: bool = False
+    rare: bool = False
     label: str = ""
 
     @property
@@ -156,10 +188,10 @@ def workloads(threads: int) -> Iterator[Workload]:
                     suite="threads", kind="training", cell=cell, I=128, H=128, B=64, T=64,
                     threads=count, quick=cell == "lstm",
                 )  # fmt: skip
-    for kind, table in (("inference", DEEPBENCH_INFERENCE), ("training", DEEPBENCH_TRAINING)):
-        for cell, sizes in table.items():
-            for H, B, T in sizes:
-                yield Workload(suite="deepbench", kind=kind, cell=cell, I=H, H=H, B=B, T=T)
+    for (kind, cell), sizes in DEEPBENCH.items():
+        for H, B, T in sizes:
+            rare = (H, B, T) not in DEEPBENCH_CHOICE[kind, cell]
+            yield Workload(suite="deepbench", kind=kind, cell=cell, I=H, H=H, B=B, T=T, rare=rare)
     for name, (H, T) in PTB.items():
         yield Workload(
             suite="ptb", kind="training", cell="lstm", I=H, H=H, B=20, T=T, layers=2, label=name

@@ -44,6 +44,7 @@ def compiled(p: Problem) -> Run:
     import torch
 
     torch.set_num_threads(p.threads)
+    torch.compiler.reset()  # else it refuses the ninth network as one recompilation too many
     return _step(p, torch.compile(_module(p), fullgraph=True))
 
 
