@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrnn.bench import command
-from fastrnn.bench.measure import PAUSE
+from fastrnn.bench.measure import PAUSE  # seconds, between turns: here nobody spins for long
 from fastrnn.bench.workloads import Workload, workloads
 from fastrnn.console import display
 from fastrnn.threads import num_threads
@@ -88,7 +88,7 @@ def ratios(base: Worker, new: Worker, work: Workload, backend: str, rounds: int)
         seconds = {}
         # Who begins changes: the second may find a warmer machine.
         for worker in (base, new) if number % 2 else (new, base):
-            time.sleep(PAUSE / 4)
+            time.sleep(PAUSE)
             seconds[worker] = worker.ask(run=True)
         found.append(seconds[new] / seconds[base])
     return found

@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +36,8 @@ def quiet(words: str) -> None:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "PAUSE", 0.0)
+    monkeypatch.setattr(measure, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(measure, "WARM", 0.0)
     monkeypatch.setattr(measure, "TURN", 1e-4)
 
 
@@ -170,6 +174,23 @@ def test_what_takes_very_long_is_called_once(monkeypatch: pytest.MonkeyPatch) ->
     )
     assert len(found["a"]) == 1
     assert len(calls) <= 2
+
+
+def test_a_turn_begins_when_nobody_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+
+    def spin() -> None:
+        end = time.perf_counter() + 0.2
+        while time.perf_counter() < end:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    measure.wait_for_quiet()
+    assert not thread.is_alive()
+    start = time.perf_counter()
+    measure.wait_for_quiet()
+    assert time.perf_counter() - start < measure.LONGEST_PAUSE
 
 
 def test_growth_of_the_process() -> None:

@@ -18,7 +18,7 @@ from .measure import Plan, measure
 from .results import Results, changes
 from .workloads import SUITES, Workload, workloads
 
-QUICK = Plan(threads=0, rounds=7, seconds=2.0)
+QUICK = Plan(threads=0, rounds=7, seconds=2.5)
 FULL = Plan(threads=0, rounds=11, seconds=6.0)
 
 

@@ -2,9 +2,9 @@
 
 A contender's results are compared with the float64 reference on the same weights before it is
 timed; a wrong one gets no time. All contenders of a workload run in one process, in turn, round by
-round, each with the machine for itself for a while before its turn: the threads of some go on
-spinning for 50 ms after a call. A turn begins with half of one that does not count, and at least a
-call: processor, caches and threads take some ms to wake up.
+round. Before a turn nobody may compute any longer: the threads of some go on spinning after a call,
+those of ONNX Runtime for 50 ms, those of NumPy's BLAS for more than 100. A turn begins with calls
+that do not count, for 40 ms: processor, caches and threads take a while to wake up.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from .problem import Arrays, Problem, RefusedError, Run
 from .results import Row, Timing
 from .workloads import Workload
 
-TURN = 0.01  # seconds that a turn takes, unless a call takes longer
-PAUSE = 0.08  # seconds between turns
-WARM = 0.2  # seconds: a call that takes longer needs none before it to warm up
+TURN = 0.02  # seconds that a turn takes, unless a call takes longer
+PAUSE = 0.02  # seconds in which nobody may compute before a turn begins
+LONGEST_PAUSE = 1.0  # seconds
+WARM = 0.04  # seconds of calls that do not count
+LONG = 0.2  # seconds: a call that takes longer needs none before it
 TOLERANCE = 1e-4  # largest error, relative to the largest number of each array
 TOO_LONG = 20.0  # seconds of a call: it is made once
 
@@ -133,9 +135,12 @@ def interleave(runs: dict[str, Run], plan: Plan, tell: Tell) -> dict[str, list[f
         found = {}
         for name, run in runs.items():
             tell(f"{name}, round {number + 1}")
-            time.sleep(PAUSE)
-            for _ in range(calls[name] // 2 + (once[name] < WARM)):
+            wait_for_quiet()
+            start = time.perf_counter()
+            while once[name] < LONG:
                 run()
+                if time.perf_counter() - start >= WARM:
+                    break
             start = time.perf_counter()
             for _ in range(calls[name]):
                 run()
@@ -143,6 +148,16 @@ def interleave(runs: dict[str, Run], plan: Plan, tell: Tell) -> dict[str, list[f
         for name, seconds in found.items():
             times[name].append(seconds)
     return times
+
+
+def wait_for_quiet() -> None:
+    """Wait until no thread of this process computes any longer."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < LONGEST_PAUSE:
+        used = time.process_time()
+        time.sleep(PAUSE)
+        if time.process_time() - used <= 0.1 * PAUSE:
+            return
 
 
 class Growth:
