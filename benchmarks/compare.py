@@ -115,7 +115,7 @@ def main() -> int:
         opened.callback(new.close)
         with display() as show:
             for number, (work, backend) in enumerate(tasks):
-                name = f"{work.suite}: {work.name} ({backend})"
+                name = f"{work.title} ({backend})"
                 show(number / len(tasks), name)
                 low, median, high = statistics.quantiles(
                     ratios(base, new, work, backend, args.rounds), n=4

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from fastrnn.bench import contenders, measure
+from fastrnn.bench import command, contenders, measure
 from fastrnn.bench.results import Limits, Row
 from fastrnn.bench.workloads import Workload, workloads
 from fastrnn.threads import num_threads
@@ -19,11 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     full = metafunc.config.getoption("--full")
-    rows = [row for row in workloads(num_threads()) if row.quick or (full and not row.rare)]
-    names = [f"{row.suite}: {row.name}" for row in rows]
+    rows = command.select(list(workloads(num_threads())), None, full=full)
     # The last one is the outer loop: contenders of a workload follow each other.
     metafunc.parametrize("contender", contenders.CONTENDERS, ids=lambda row: row.name)
-    metafunc.parametrize("work", rows, ids=names)
+    metafunc.parametrize("work", rows, ids=[row.title for row in rows])
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def test_workload(benchmark, measured, limits, work, contender) -> None:
     if timing.status in ("missing", "refused"):
         pytest.skip(f"{contender.name}: {timing.status}, {timing.why}")
     assert timing.status == "timed", timing.why
-    benchmark.group = f"{work.suite}: {work.name}"
+    benchmark.group = work.title
     benchmark.extra_info["error"] = timing.error
     if (share := row.share(timing, limits)) is not None:
         benchmark.extra_info["share of the limit"], benchmark.extra_info["limit"] = share

@@ -70,7 +70,8 @@ BACKENDS: Mapping[str, Backend] = {
 
 
 @cache
-def _missing(name: str) -> str | None:
+def missing(name: str) -> str | None:
+    """Say why a backend cannot compute here; None if it can."""
     return BACKENDS[name].missing()
 
 
@@ -87,7 +88,7 @@ def backend_name(argument: str, value: object) -> str | None:
     if value is None:
         return None
     name: str = validation.choice(argument, value, BACKENDS)
-    if (why := _missing(name)) is not None:
+    if (why := missing(name)) is not None:
         raise ValueError(f"{argument}: {name!r} is not available: {why}")
     return name
 
@@ -103,9 +104,7 @@ def choose(backend: object, cell: str) -> str:
         name = backend_name("FASTRNN_BACKEND", os.environ.get("FASTRNN_BACKEND") or None)
     if name is None:
         return next(
-            row.name
-            for row in BACKENDS.values()
-            if cell in row.cells and _missing(row.name) is None
+            row.name for row in BACKENDS.values() if cell in row.cells and missing(row.name) is None
         )
     if cell not in BACKENDS[name].cells:
         raise ValueError(f"backend: {name!r} does not have the cell {cell!r}")
@@ -147,7 +146,7 @@ def isa() -> str | None:
     asked = os.environ.get("FASTRNN_ISA")
     if asked:
         validation.choice("FASTRNN_ISA", asked, ISAS)
-    if _missing("c") is not None:
+    if missing("c") is not None:
         return None
     return _use_isa(asked or None)
 
@@ -180,7 +179,7 @@ def info() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "backend": choose(None, "lstm"),
-        "backends": {name: _missing(name) or "available" for name in BACKENDS},
+        "backends": {name: missing(name) or "available" for name in BACKENDS},
         "isa": isa(),
         "threads": num_threads(),
     }

@@ -32,6 +32,14 @@ def num_threads() -> int:
     return _default() if _number is None else _number
 
 
+def processors() -> int:
+    """Return how many processors this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
 @cache
 def _default() -> int:
     if text := os.environ.get("FASTRNN_NUM_THREADS"):
@@ -41,12 +49,8 @@ def _default() -> int:
             raise ValueError(
                 f"FASTRNN_NUM_THREADS: expected a whole number of at least 1, got {text!r}"
             ) from None
-    try:
-        processors = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        processors = os.cpu_count() or 1
     quota = _quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
-    return max(1, math.ceil(min(processors, quota)))
+    return max(1, math.ceil(min(processors(), quota)))
 
 
 def _quota(root: Path, membership: Path) -> float:

@@ -21,9 +21,8 @@ from .validation import Array
 
 State = tuple[Array, ...]
 
-SMALLEST = (
-    1 << 20
-)  # bytes of an array whose memory is kept; the C library keeps smaller ones itself
+# Bytes of an array whose memory is kept: from here on malloc may ask the system for every one.
+SMALLEST = 1 << 17
 
 
 class Weights(NamedTuple):
@@ -91,7 +90,7 @@ class _Blocks:
     """Memory of large arrays that are gone, kept for the next ones.
 
     The system hands out large blocks page by page, at 0.3 to 2.5 µs for each 4 KB, and takes them
-    back at once: a quarter of the time of an LSTM's training step (64/64/32/64) went there. Here a
+    back at once: up to a third of the time of a training step went there. Here a
     block is used again by the next array of its size, once nothing refers to the old one.
     """
 

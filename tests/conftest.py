@@ -88,7 +88,7 @@ def forget_choices() -> None:
     """Forget what was found out when it was first needed, the environment among it."""
     threads._default.cache_clear()
     for found in (
-        dispatch._missing,
+        dispatch.missing,
         dispatch._use_isa,
         dispatch._load,
         dispatch._select,

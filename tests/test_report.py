@@ -375,7 +375,12 @@ def test_writing_returns_what_was_written(tmp_path):
     text = written[1].read_text(encoding="utf-8")
     named = re.findall(r"!\[.*\]\((.*)\)", text)
     assert named == [f"a%20b-pictures/{p.name}" for p in written[2:]]
+    stale, kept = (path.parent / "a b-pictures" / name for name in ("old.svg", "note.txt"))
+    for other in (stale, kept):
+        other.write_text("")
     assert report.write(full(), path) == written  # over the old ones
+    assert not stale.exists()
+    assert kept.exists()
     (tmp_path / "plain").touch()  # readable for whom any new file is
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 

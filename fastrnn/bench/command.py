@@ -16,6 +16,7 @@ from ..threads import num_threads
 from . import contenders, machine, table
 from .measure import Plan, measure
 from .results import Results, changes
+from .words import count, flops
 from .workloads import SUITES, Workload, workloads
 
 QUICK = Plan(threads=0, rounds=7, seconds=2.5)
@@ -41,11 +42,11 @@ def add_to(commands: Any) -> None:
         help="workloads, of all, whose 'suite: name' contains this or matches it (*, ?); suites: "
         + ", ".join(SUITES),
     )
-    words = dict.fromkeys(row.word for row in contenders.CONTENDERS if row.backend is None)
     bench.add_argument(
         "--against",
         metavar="NAMES",
-        help=f"other libraries, separated by commas: {', '.join(words)} (default: all)",
+        help="other libraries, separated by commas: "
+        f"{', '.join(contenders.words())} (default: all)",
     )
     bench.add_argument("--threads", type=whole, help="threads for everyone")
     bench.add_argument("--rounds", type=whole, help="rounds of a workload, at least 2")
@@ -93,12 +94,7 @@ def select(rows: list[Workload], pattern: str | None, *, full: bool) -> list[Wor
     """Choose workloads: those of the set, or those of all that match a pattern."""
     if pattern is None:
         return [row for row in rows if row.quick or (full and not row.rare)]
-    found = [
-        row
-        for row in rows
-        for name in [f"{row.suite}: {row.name}"]
-        if pattern in name or fnmatch.fnmatchcase(name, pattern)
-    ]
+    found = [r for r in rows if pattern in r.title or fnmatch.fnmatchcase(r.title, pattern)]
     if not found:
         raise ValueError(
             f"only: expected a part of a workload's name, such as one of {', '.join(SUITES)}, "
@@ -129,7 +125,7 @@ def _run(
                     done = number / len(work)
                     spent = time.perf_counter() - begin
                     left = f"{spent / done - spent:.0f} s left  " if done else ""
-                    show(done, f"{left}{row.suite}: {row.name}  {words}")
+                    show(done, f"{left}{row.title}  {words}")
 
                 results.rows.append(measure(row, who, plan, tell))
             show(1.0, f"{len(work)} workloads in {time.perf_counter() - begin:.0f} s")
@@ -150,11 +146,10 @@ def _describe(results: Results) -> None:
     say("machine", f"{found.cpu}, {found.processors} processors, {found.system}")
     say("versions", ", ".join(f"{name} {version}" for name, version in found.versions.items()))
     if found.limits is not None:
-        flops = ", ".join(
-            f"{rate / 1e9:.0f} GFLOP/s with {n} thread{'s' if n > 1 else ''}"
-            for n, rate in found.limits.flops.items()
+        rates = ", ".join(
+            f"{flops(rate)} with {count(n, 'thread')}" for n, rate in found.limits.flops.items()
         )
-        say("limits", f"{flops} (float32, {found.isa})")
+        say("limits", f"{rates} (float32, {found.isa})")
 
 
 def notes(results: Results) -> list[str]:
@@ -166,8 +161,8 @@ def notes(results: Results) -> list[str]:
             if timing.status != "timed":
                 key = timing.contender, timing.status, timing.why
                 seen[key] = seen.get(key, 0) + 1
-    for (name, status, why), count in seen.items():
-        found.append(f"{name}: {status} in {count} of {len(results.rows)} workloads ({why})")
+    for (name, status, why), n in seen.items():
+        found.append(f"{name}: {status} in {n} of {len(results.rows)} workloads ({why})")
     if not results.complete:
         found.append("Interrupted: the other workloads were not measured.")
     return found

@@ -39,8 +39,7 @@ class Contender:
     def missing(self) -> str:
         """Say why it cannot be asked, or nothing."""
         if self.backend is not None:
-            status: str = dispatch.info()["backends"][self.backend]
-            return "" if status == "available" else status
+            return dispatch.missing(self.backend) or ""
         absent = [name for name in self.modules if importlib.util.find_spec(name) is None]
         return f"not installed: {', '.join(absent)}" if absent else ""
 
@@ -59,18 +58,23 @@ CONTENDERS = (
 )
 
 
-def choose(words: str | None) -> list[Contender]:
-    """Return our backends and the peers that a comma-separated list names, or all.
+def words() -> list[str]:
+    """Words for the peers, in the table's order."""
+    return list(dict.fromkeys(row.word for row in CONTENDERS if row.backend is None))
+
+
+def choose(names: str | None) -> list[Contender]:
+    """Return our backends and the peers whose words a comma-separated list has, or all.
 
     Raises
     ------
     ValueError
         If a word is unknown.
     """
-    if words is None:
+    if names is None:
         return list(CONTENDERS)
-    known = dict.fromkeys(row.word for row in CONTENDERS if row.backend is None)
-    wanted = [word.strip() for word in words.split(",")]
+    known = words()
+    wanted = [word.strip() for word in names.split(",")]
     for word in wanted:
         if word not in known:
             raise ValueError(f"against: expected names from {', '.join(known)}, got {word!r}")

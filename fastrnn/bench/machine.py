@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import dispatch
+from ..threads import processors
 from .results import Limits, Machine
 
 TURN = 0.02  # seconds of one measurement
@@ -37,13 +38,14 @@ def describe(threads: int, libraries: Iterable[str]) -> Machine:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    isa = dispatch.isa()
     return Machine(
         cpu=_cpu(),
-        processors=_processors(),
+        processors=processors(),
         memory=_memory(),
         system=f"{platform.system()} {platform.release()} ({platform.machine()})",
-        isa=dispatch.isa(),
-        limits=None if dispatch.isa() is None else limits(threads),
+        isa=isa,
+        limits=None if isa is None else limits(threads),
         versions=versions,
     )
 
@@ -97,12 +99,6 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory() -> int | None:

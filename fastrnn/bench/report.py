@@ -12,7 +12,7 @@ from .. import files
 from . import page, pictures
 from .page import Block, Details, Gallery, Heading, Items, Table, Text
 from .results import NOISY, Results, Row, Timing, is_ours
-from .words import flops, seconds, size, three
+from .words import count, flops, seconds, size, three
 from .workloads import SUITES
 
 NONE = "–"  # in a cell without a number
@@ -49,7 +49,8 @@ def summary(results: Results) -> str:
 def write(results: Results, path: Path) -> list[Path]:
     """Write the page, the same as Markdown (.md), and a folder with the pictures.
 
-    Every file is written whole or not at all, and the page last.
+    Every file is written whole or not at all, and the page last. Pictures in that folder that an
+    earlier page had are removed.
 
     Raises
     ------
@@ -75,6 +76,8 @@ def write(results: Results, path: Path) -> list[Path]:
     if any(isinstance(block, Gallery) for block in document):
         folder.mkdir(exist_ok=True)
         written = _write_pictures(document, folder)
+    for old in set(folder.glob("*.svg")).difference(written):
+        old.unlink()
     files.write(twin, text.encode())
     files.write(path, whole.encode())
     return [path, twin, *written]
@@ -130,7 +133,7 @@ def _origin(results: Results) -> str:
     except ValueError:
         when = results.when
     said = ", ".join(f"{name} {value}" for name, value in settings.items())
-    where = f"{machine.cpu}, {_count(machine.processors, 'processor')}, {machine.system}"
+    where = f"{machine.cpu}, {count(machine.processors, 'processor')}, {machine.system}"
     return f"Measured on {when}: {where}." + (f" Settings: {said}." if said else "")
 
 
@@ -187,7 +190,7 @@ def _machine(results: Results) -> Table:
         ("versions", ", ".join(f"{name} {v}" for name, v in machine.versions.items())),
     ]
     if (limits := machine.limits) is not None:
-        rates = [f"{flops(rate)} with {_count(n, 'thread')}" for n, rate in limits.flops.items()]
+        rates = [f"{flops(rate)} with {count(n, 'thread')}" for n, rate in limits.flops.items()]
         found.rows.append(("peak, float32", ", ".join(rates)))
         rates = [f"{rate / 1e9:.0f} from {size(n)}" for n, rate in limits.bandwidth.items()]
         found.rows.append(("GB/s that one thread reads", ", ".join(rates)))
@@ -214,7 +217,7 @@ def _contenders(results: Results) -> Table:
                 name,
                 f"{len(timed)} of {len(mine)}",
                 f"{max(errors):.0e}" if errors else NONE,
-                "; ".join(f"{count} {reason}" for reason, count in reasons.items()),
+                "; ".join(f"{n} {reason}" for reason, n in reasons.items()),
             )
         )
     return found
@@ -305,10 +308,6 @@ def _percent(share: float) -> str:
 
 def _reason(timing: Timing) -> str:
     return f"{timing.status}: {timing.why}" if timing.why else timing.status
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _sentence(words: str) -> str:

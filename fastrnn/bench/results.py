@@ -138,6 +138,11 @@ class Row:
     timings: tuple[Timing, ...] = ()
 
     @property
+    def title(self) -> str:
+        """That of the workload."""
+        return f"{self.suite}: {self.name}"
+
+    @property
     def bytes_read(self) -> float:
         """Bytes of weights that a call reads: once a step, and in training three times."""
         passes = 3 if self.kind in ("training", "character") else 1
@@ -306,7 +311,7 @@ def changes(before: Sequence[Row], after: Sequence[Row]) -> list[Change]:
             noise = 1 + max(0.05, *spreads)
             found.append(
                 Change(
-                    f"{row.suite}: {row.name}",
+                    row.title,
                     timing.contender,
                     earlier.median,
                     timing.median,

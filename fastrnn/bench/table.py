@@ -18,7 +18,7 @@ def table(row: Row, limits: Limits | None) -> Any:
     """Return a renderable table of one workload."""
     from rich.table import Table
 
-    found = Table(title=f"{row.suite}: {row.name}", title_justify="left", expand=False)
+    found = Table(title=row.title, title_justify="left", expand=False)
     found.add_column("contender")
     for heading in ("time", "error", "ratio", "of the limit"):
         found.add_column(heading, justify="right")
@@ -60,11 +60,11 @@ def _cells(row: Row, limits: Limits | None) -> list[str]:
     ours = row.ours
     if ours is None:
         found = [f"{t.contender} {t.status}" for t in row.timings if is_ours(t.contender)]
-        return [f"{row.suite}: {row.name}", "; ".join(found)]
+        return [row.title, "; ".join(found)]
     share = row.share(ours, limits)
     speed = f", {row.characters(ours):,.0f} chars/s" if row.kind == "character" else ""
     cells = [
-        f"{row.suite}: {row.name}",
+        row.title,
         f"{text(ours)} {ours.contender.removeprefix('fastrnn ')}{speed}",
         "" if share is None else f"{share[0]:.0%} {share[1]}",
     ]

@@ -62,6 +62,15 @@ def flops(value: float) -> str:
     return _scaled(value, 1000, ("FLOP/s", "kFLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s"))
 
 
+def count(n: int, noun: str) -> str:
+    """Write how many there are.
+
+    >>> count(1, "thread"), count(2, "thread")
+    ('1 thread', '2 threads')
+    """
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def _scaled(value: float, base: int, units: Sequence[str]) -> str:
     power = 0
     while value >= base and power < len(units) - 1:

@@ -102,6 +102,11 @@ class Workload:
         return " ".join(filter(None, words))
 
     @property
+    def title(self) -> str:
+        """Suite and name: what distinguishes it from all others."""
+        return f"{self.suite}: {self.name}"
+
+    @property
     def weights(self) -> int:
         """Numbers in the matrices of all layers."""
         first = self.H * (self.I + self.H)
@@ -158,13 +163,14 @@ def workloads(threads: int) -> Iterator[Workload]:
     for cell in CELLS:
         for I, H, B, T in (
             (8, 32, 32, 64),
+            (32, 32, 32, 64),
             (64, 64, 32, 64),
             (128, 128, 32, 64),
             (256, 256, 32, 64),
             (512, 512, 32, 64),
             (128, 128, 1, 128),
         ):
-            quick = (H, B) in ((32, 32), (128, 32))
+            quick = (I, B) in ((8, 32), (128, 32))
             yield Workload(
                 suite="training", kind="training", cell=cell, I=I, H=H, B=B, T=T, quick=quick
             )
