@@ -31,24 +31,32 @@ typedef struct {
 INLINE void chain(vec *acc, const int R, const int Q, const int C, const int all, operands o)
 {
     const real *a = o.a, *w = o.w;
+    const int held = R <= C || Q > 1; /* the factors, else the weights: what is fewer */
     for (long k = o.K; k > 0; k--) {
-        vec factor[MOST_ROWS];
+        vec factor[MOST_ROWS], weight[4];
         UNROLL
-        for (int r = 0; r < R; r++)
+        for (int r = 0; held && r < R; r++)
             factor[r] = spread(a[r * o.row_step]);
         UNROLL
         for (int q = 0; q < Q; q++) {
             UNROLL
             for (int c = 0; c < C; c++) {
-                vec v = load(w + q * o.panel_step + c * VL);
+                weight[c] = load(w + q * o.panel_step + c * VL);
                 if (R > 1 && c * VECTOR_BYTES % 64 == 0)
                     __builtin_prefetch((const char *)(w + q * o.panel_step + c * VL) + PREFETCH);
                 if (R > 1)
-                    KEEP(v); /* in a register: else each row's multiply-add loads it again */
+                    KEEP(weight[c]); /* in a register: else each row's multiply-add loads it again */
                 UNROLL
-                for (int r = 0; r < R; r++)
-                    acc[(r * Q + q) * C + c] = fma_(factor[r], v, acc[(r * Q + q) * C + c]);
+                for (int r = 0; held && r < R; r++)
+                    acc[(r * Q + q) * C + c] = fma_(factor[r], weight[c], acc[(r * Q + q) * C + c]);
             }
+        }
+        UNROLL
+        for (int r = 0; !held && r < R; r++) {
+            vec f = spread(a[r * o.row_step]);
+            UNROLL
+            for (int c = 0; c < C; c++)
+                acc[r * C + c] = fma_(f, weight[c], acc[r * C + c]);
         }
         a += o.k_step;
         w += all * VL;
