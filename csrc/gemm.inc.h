@@ -30,13 +30,15 @@ typedef struct {
  * columns the first C are wanted. */
 INLINE void chain(vec *acc, const int R, const int Q, const int C, const int all, operands o)
 {
-    const real *a = o.a, *w = o.w;
+    const real *w = o.w;
+    /* Each third row has a pointer: an address may be one plus one or two steps, no more. */
+    const real *a[3] = {o.a, o.a + 3 * o.row_step, o.a + 6 * o.row_step};
     const int held = R <= C || Q > 1; /* the factors, else the weights: what is fewer */
     for (long k = o.K; k > 0; k--) {
         vec factor[MOST_ROWS], weight[4];
         UNROLL
         for (int r = 0; held && r < R; r++)
-            factor[r] = spread(a[r * o.row_step]);
+            factor[r] = spread(a[r / 3][r % 3 * o.row_step]);
         UNROLL
         for (int q = 0; q < Q; q++) {
             UNROLL
@@ -53,12 +55,14 @@ INLINE void chain(vec *acc, const int R, const int Q, const int C, const int all
         }
         UNROLL
         for (int r = 0; !held && r < R; r++) {
-            vec f = spread(a[r * o.row_step]);
+            vec f = spread(a[r / 3][r % 3 * o.row_step]);
             UNROLL
             for (int c = 0; c < C; c++)
                 acc[r * C + c] = fma_(f, weight[c], acc[r * C + c]);
         }
-        a += o.k_step;
+        UNROLL
+        for (int i = 0; i < ceil_div(R, 3); i++)
+            a[i] += o.k_step;
         w += all * VL;
     }
 }
