@@ -5,7 +5,8 @@
 BASE and NEW are commits (default: HEAD~1 and HEAD). Each is checked out and built in a folder of
 its own under build/compare, and computes in a process of its own; the processes take turns. Only
 the public interface is used, so that old commits can be compared. A row is slower (or faster) if
-three quarters of its rounds are, by more than 3 %; then the exit code is 1.
+three quarters of its rounds are, by more than 3 %. The exit code is 1 if one is slower, 2 if the
+comparison failed.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from fastrnn.bench import command
+from fastrnn import validation
+from fastrnn.bench.command import select
 from fastrnn.bench.measure import PAUSE  # seconds, between turns: here nobody spins for long
 from fastrnn.bench.workloads import Workload, workloads
 from fastrnn.console import display
+from fastrnn.dispatch import BACKENDS
 from fastrnn.threads import num_threads
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,13 +38,14 @@ NOTEWORTHY = 1.03
 class Worker:
     """A commit, built, in a process that computes on request (worker.py)."""
 
-    def __init__(self, commit: str) -> None:
+    def __init__(self, commit: str, *, build: bool) -> None:
         sha = git("rev-parse", "--verify", f"{commit}^{{commit}}")
         self.folder = ROOT / "build" / "compare" / sha
         if not self.folder.exists():
             git("worktree", "add", "--force", "--detach", str(self.folder), sha)
-        build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-        subprocess.run(build, cwd=self.folder, check=True, capture_output=True)
+        if build:
+            command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+            subprocess.run(command, cwd=self.folder, check=True, capture_output=True)
         self.process = subprocess.Popen(
             [sys.executable, "-P", str(ROOT / "benchmarks" / "worker.py")],
             env={**os.environ, "PYTHONPATH": str(self.folder)},
@@ -57,7 +61,7 @@ class Worker:
         print(json.dumps(question), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
-            raise SystemExit(f"{self.folder.name[:12]}: it cannot compute this: {question}")
+            raise fail(f"{self.folder.name[:12]}: it cannot compute this: {question}")
         return json.loads(answer)
 
     def close(self) -> None:
@@ -68,13 +72,19 @@ class Worker:
             git("worktree", "remove", "--force", str(self.folder))
 
 
+def fail(words: str) -> SystemExit:
+    """Say what went wrong; the exit code is not that of a slower row."""
+    print(words, file=sys.stderr)
+    return SystemExit(2)
+
+
 def git(*arguments: str) -> str:
     """Run git in the project, and return what it prints."""
     done = subprocess.run(
         ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise SystemExit(f"git {arguments[0]}: {done.stderr.strip()}")
+        raise fail(f"git {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout.strip()
 
 
@@ -103,15 +113,23 @@ def main() -> int:
     parser.add_argument("--backends", default="c,numba")
     parser.add_argument("--only")
     args = parser.parse_args()
-    rows = command.select(list(workloads(num_threads())), args.only, full=False)
+    backends = args.backends.split(",")
+    try:
+        for name in backends:
+            validation.choice("backends", name, BACKENDS)
+        rows = select(list(workloads(num_threads())), args.only, full=False)
+    except ValueError as error:
+        parser.error(str(error))
     rows = [row for row in rows if row.kind in KINDS and row.threads is None]
-    tasks = [(row, backend) for row in rows for backend in args.backends.split(",")]
+    if not rows or args.rounds < 2:
+        parser.error(f"expected at least one layer or cell and 2 rounds, got {len(rows)} rows")
+    tasks = [(row, backend) for row in rows for backend in backends]
     slower = 0
     lines = []
     with ExitStack() as opened:
-        base = Worker(args.base)
+        base = Worker(args.base, build="c" in backends)
         opened.callback(base.close)
-        new = Worker(args.new)
+        new = Worker(args.new, build="c" in backends)
         opened.callback(new.close)
         with display() as show:
             for number, (work, backend) in enumerate(tasks):
