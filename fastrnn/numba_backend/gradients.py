@@ -18,7 +18,7 @@ from . import sequence
 from ._jit import jit
 from .float_state import restore_float_state, set_float_state
 from .pool import parallel
-from .product import PANEL_BYTES, ROWS, flat, product
+from .product import PANEL_BYTES, ROWS, located, product, writable
 from .sequence import BLOCK, Plan, copy
 
 SHORT_ROW = 512  # bytes: a block of rows of this length fits into the L1 cache
@@ -31,7 +31,7 @@ class WeightGradient(NamedTuple):
     d_first: int  # where the first column is
     d_step: int  # elements from row to row
     reused: bool  # as in BackwardFrame
-    operand: Array  # (T * B, N): what the weights were multiplied with
+    operand: Array  # flat, (T, B, N): what the weights were multiplied with
     out: Array  # (M, N)
     bias: Array  # (M,), or empty
     M: int
@@ -49,7 +49,7 @@ def weight_gradient(
     """Describe a gradient; `d` is a flat array, the first column's place, and a row's length."""
     M, N = out.shape
     sums = empty((0,), out.dtype) if bias is None else bias
-    return WeightGradient(*d, reused, flat(operand), out.reshape(-1), sums, M, N)
+    return WeightGradient(*d, reused, writable(operand).reshape(-1), out, sums, M, N)
 
 
 def shared_gradients(
@@ -83,8 +83,12 @@ def _add(g: Any, fresh: bool, row: int, d: int, K: int, m0: int, m1: int, scratc
     panel = PANEL_BYTES // copies.itemsize
     short = SHORT_ROW // copies.itemsize
     M, N = m1 - m0, g.N
-    out, bias = (g.out, m0 * N, N), (g.bias, m0, M)
-    start, bias_start = (zeros, 0, 0) if fresh else out, (zeros, 0, 0) if fresh else bias
+    out, bias, nothing = (
+        located((g.out, m0 * N, N)),
+        located((g.bias, m0, M)),
+        located((zeros, 0, 0)),
+    )
+    start, bias_start = nothing if fresh else out, nothing if fresh else bias
     for k in range(0, K, BLOCK):
         n = min(BLOCK, K - k)
         first = d + k * g.d_step + m0
@@ -152,21 +156,20 @@ def _backward_and_gradients(
 def run(ws: Any, gradients: tuple[WeightGradient, ...], call: Call, cut: Plan) -> None:
     """Run all steps backward and fill the gradients, returning to Python now and then."""
     T, dtype = len(call.x), call.x.dtype
-    one, zeros = sequence.constant(1, 1, dtype), ws.frame.zeros
     width = len(call.weights.ih) + 16  # the longest row that is copied of each factor
     longest = max(call.x.shape[2], call.hidden_size) + PANEL_BYTES // dtype.itemsize
-
-    def scratch() -> tuple[Array, Array, Array, int]:
-        return one, zeros, empty((BLOCK * (width + longest),), dtype), width
-
+    numbers = sequence.constant(1, 1, dtype), ws.frame.zeros
+    sizes = (BLOCK * (width + longest),), dtype
     for first in range(0, T, cut.chunk):
         last = min(T, first + cut.chunk)
         if cut.alone:
-            _backward_and_gradients(ws, gradients, first, last, cut.span, scratch())
+            scratch = (*numbers, empty(*sizes), width)
+            _backward_and_gradients(ws, gradients, first, last, cut.span, scratch)
             continue
         parallel(partial(sequence.backward, ws, first, last), cut.rows)
 
         def part(number: int, parts: int, first: int = first, last: int = last) -> None:
-            take(ws.frame, gradients, first, last, cut.span, number, parts, scratch())
+            scratch = (*numbers, empty(*sizes), width)
+            take(ws.frame, gradients, first, last, cut.span, number, parts, scratch)
 
         parallel(part, [(number, cut.parts) for number in range(cut.parts)])

@@ -10,13 +10,13 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
-from .product import Packed, flat, packed, packed_pair, product
+from .product import Packed, packed, packed_pair, product, writable
 from .sequence import BackwardFrame, ForwardFrame
 from .vectors import Lanes, Vec, pointwise
 
 
 class GRUForward(NamedTuple):
-    """Flat arrays of a forward pass; the frame's gates become the activated ones, (T, B, 3, H)."""
+    """Arrays of a forward pass; the frame's gates become the activated ones, (T, B, 3, H)."""
 
     frame: ForwardFrame
     reset_after: bool
@@ -29,7 +29,7 @@ class GRUForward(NamedTuple):
 
 
 class GRUBackward(NamedTuple):
-    """Flat arrays of a backward pass; the frame's d_a starts as the activated gates."""
+    """Arrays of a backward pass; the frame's d_a starts as the activated gates."""
 
     frame: BackwardFrame
     reset_after: bool
@@ -158,9 +158,9 @@ def forward(call: Call, ws: Forward) -> None:
         frame=sequence.forward_frame(call, ws, gates, bias, packed(w.ih, transpose=True)),
         reset_after=call.options["reset_after"],
         keep=int(record),
-        hidden_n=(ws.records["hidden_n"] if record else empty((B, H), dtype)).reshape(-1),
-        rh=empty((B * H,), dtype),
-        b_hn=flat(b_hn),
+        hidden_n=ws.records["hidden_n"] if record else empty((1, B, H), dtype),
+        rh=empty((B, H), dtype),
+        b_hn=writable(b_hn),
         w_rz=w_rz,
         w_n=w_n,
     )
@@ -179,14 +179,14 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     arrays = GRUBackward(
         frame=sequence.backward_frame(call, d_output, d_state, gates, packed(w.ih), ws),
         reset_after=after,
-        hidden_n=hidden_n.reshape(-1),
-        h=flat(h),
-        d_rh=empty((call.x.shape[1] * H,), dtype),
+        hidden_n=hidden_n,
+        h=writable(h),
+        d_rh=empty((call.x.shape[1], H), dtype),
         w_rz=w_rz,
         w_n=w_n,
     )
     d_a = gates.reshape(-1)
-    d_n = (arrays.hidden_n, 0, H) if after else (d_a, 2 * H, 3 * H)
+    d_n = (hidden_n.reshape(-1), 0, H) if after else (d_a, 2 * H, 3 * H)
     grads = ws.weights
     b_rz, b_n = (None, None) if grads.b_hh is None else (grads.b_hh[: 2 * H], grads.b_hh[2 * H :])
     wanted = (

@@ -11,13 +11,13 @@ from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
 from .gradients import WeightGradient
-from .product import Packed, flat, packed, packed_pair, product
+from .product import Packed, packed, packed_pair, product, writable
 from .sequence import BackwardFrame, ForwardFrame, copy
 from .vectors import Lanes, Vec, pointwise
 
 
 class LSTMForward(NamedTuple):
-    """Flat arrays of a forward pass; the frame's gates become the activated ones, (T, B, 4, H)."""
+    """Arrays of a forward pass; the frame's gates become the activated ones, (T, B, 4, H)."""
 
     frame: ForwardFrame
     projects: bool
@@ -28,7 +28,7 @@ class LSTMForward(NamedTuple):
 
 
 class LSTMBackward(NamedTuple):
-    """Flat arrays of a backward pass; the frame's d_a starts as the activated gates."""
+    """Arrays of a backward pass; the frame's d_a starts as the activated gates."""
 
     frame: BackwardFrame
     projects: bool
@@ -112,7 +112,7 @@ def forward(call: Call, ws: Forward) -> None:
     arrays = LSTMForward(
         frame=frame,
         projects=hr is not None,
-        hidden=frame.new[0] if hr is None else empty((B * H,), dtype),
+        hidden=frame.new[0] if hr is None else empty((B, H), dtype),
         zeros=sequence.constant(0, 0 if hr is None else len(hr), dtype),
         w_hh=w_hh,
         w_hr=w_hh if hr is None else packed(hr, transpose=True),
@@ -126,7 +126,7 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     h, c = reference.consumed_states(call, tape)
     gates, cells = tape.records["gates"], tape.cells
     assert cells is not None
-    hidden, d_projected = None, empty((0,), dtype)
+    hidden, d_projected = None, empty((0, 0, 0), dtype)
     if hr is not None:
         hidden = gates[:, :, 3] * np.tanh(cells)  # before the gates are overwritten
         d_projected = empty(tape.output.shape, dtype)
@@ -135,16 +135,16 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     arrays = LSTMBackward(
         frame=frame,
         projects=hr is not None,
-        c=cells.reshape(-1),
-        c_consumed=flat(c),
-        d_projected=d_projected.reshape(-1),
-        d_hidden=frame.d_new[0] if hr is None else empty((B * H,), dtype),
+        c=cells,
+        c_consumed=writable(c),
+        d_projected=d_projected,
+        d_hidden=frame.d_new[0] if hr is None else empty((B, H), dtype),
         w_hh=w_hh,
         w_hr=w_hh if hr is None else packed(hr),
     )
     wanted: tuple[WeightGradient, ...] = gradients.shared_gradients(call, gates, h, ws)
     if hidden is not None and ws.weights.hr is not None:
-        columns = (arrays.d_projected, 0, len(ws.weights.hr))
+        columns = (d_projected.reshape(-1), 0, len(ws.weights.hr))
         wanted += (gradients.weight_gradient(columns, hidden, ws.weights.hr, None),)
     gradients.run(arrays, wanted, call, sequence.plan(call))
     gradients.share_bias(ws)

@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from ..validation import Array
 from ..workspace import empty
 from ._jit import jit
-from .vectors import BYTES, I64, Lanes, Vec, data, integer, shifted
+from .vectors import BYTES, I64, POINTER, Lanes, Vec, data, integer, shifted
 
 ROWS = 8 if BYTES == 64 else 4
 PANEL_BYTES = 2 * BYTES
@@ -31,7 +31,8 @@ BLOCK = 256  # k's that a tile runs through at once, so that a panel stays in th
 def _tile(rows: int, panels: int, *, masked: bool = False) -> Any:
     """Make the product of one register tile; if `masked`, only `columns` columns of it exist.
 
-    It takes the four matrices of `product`, and where in them it lies: row, k, and panel.
+    It takes the four matrices of `product`, two of them `located`, and where in them it lies: row,
+    k, and panel.
     """
 
     @intrinsic
@@ -41,7 +42,7 @@ def _tile(rows: int, panels: int, *, masked: bool = False) -> Any:
         signature = types.void(matrices, *[types.intp] * 5)
 
         def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-            L = Lanes(b, matrices[0][0].dtype)
+            L = Lanes(b, matrices[1][0].dtype)
             packed, r, k, p, K, columns = arguments
             j = b.mul(p, integer(PANEL_BYTES // L.size))
             vectors = range(2 * panels)
@@ -52,8 +53,11 @@ def _tile(rows: int, panels: int, *, masked: bool = False) -> Any:
                 array, first, *steps = cgutils.unpack_tuple(b, b.extract_value(packed, number))
                 for index, step in zip(place, (*steps, integer(1)), strict=False):
                     first = b.add(first, b.mul(index, step))
-                address = data(context, b, matrices[number][0], array)
-                return shifted(b, address, first, L.size), steps
+                if number in (1, 2):
+                    start = data(context, b, matrices[number][0], array)
+                else:
+                    start = b.inttoptr(array, POINTER)
+                return shifted(b, start, first, L.size), steps
 
             def lines(address: Any, step: Any, count: int) -> list[Any]:
                 return [shifted(b, address, b.mul(step, integer(k)), L.size) for k in range(count)]
@@ -114,6 +118,26 @@ def _tile(rows: int, panels: int, *, masked: bool = False) -> Any:
     return tile
 
 
+def _address(typing_context: Any, array: Any) -> Any:
+    """Return the address of an array's first element, or an address as it is."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        if isinstance(array, types.Integer):
+            return arguments[0]
+        return b.ptrtoint(data(context, b, array, arguments[0]), I64)
+
+    return types.intp(array), generate
+
+
+address: Any = intrinsic(_address)
+
+
+@jit
+def located(matrix: Any) -> Any:
+    """Return a matrix with an address in place of its array: for all dimensions the same type."""
+    return (address(matrix[0]), *matrix[1:])
+
+
 rows_by_panel = _tile(ROWS, 1)
 rows_by_rest = _tile(ROWS, 1, masked=True)
 two_by_two_panels = _tile(2, 2)
@@ -126,11 +150,13 @@ one_by_rest = _tile(1, 1, masked=True)
 def product(start: Any, a: Any, w: Any, out: Any, B: int, K: int, N: int) -> None:
     """Write start (B, N) + a (B, K) @ w (K, N) to out (B, N), all sizes at least 1.
 
-    A matrix is a tuple of a flat array, its first element, and steps in elements: from row to row
-    for `start` (0: one row for all) and `out`, which may be the same matrix; from row to row and
-    from k to k for `a`; from k to k and from panel to panel for `w`.
+    A matrix is a tuple of a contiguous array, its first element, and steps in elements: from row to
+    row for `start` (0: one row for all) and `out`, which may be the same matrix; from row to row
+    and from k to k for `a`; from k to k and from panel to panel for `w`. `start` and `out` may be
+    `located` already.
     """
-    panel = PANEL_BYTES // out[0].itemsize
+    panel = PANEL_BYTES // a[0].itemsize
+    start, out = located(start), located(out)
     whole = N // panel
     rest = N - whole * panel
     tiled = B - B % ROWS
@@ -225,8 +251,3 @@ def packed_pair(w: Array, u: Array, *, transpose: bool = False) -> tuple[Packed,
 def writable(array: Array) -> Array:
     """Return an array, or a copy of one that is read-only: Numba would compile anew for it."""
     return array if array.flags.writeable else array.copy()
-
-
-def flat(array: Array) -> Array:
-    """Return a flat `writable` view: Numba compiles anew for every number of dimensions too."""
-    return writable(array).reshape(-1)

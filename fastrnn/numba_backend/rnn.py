@@ -14,7 +14,7 @@ from .vectors import Lanes, Vec, pointwise
 
 
 class RNNForward(NamedTuple):
-    """Flat arrays of a forward pass."""
+    """Arrays of a forward pass."""
 
     frame: ForwardFrame
     relu: bool
@@ -22,7 +22,7 @@ class RNNForward(NamedTuple):
 
 
 class RNNBackward(NamedTuple):
-    """Flat arrays of a backward pass."""
+    """Arrays of a backward pass."""
 
     frame: BackwardFrame
     relu: bool
@@ -105,7 +105,7 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     arrays = RNNBackward(
         frame=sequence.backward_frame(call, d_output, d_state, d_a, w_ih, ws, reused=True),
         relu=call.options["nonlinearity"] == "relu",
-        output=tape.output.reshape(-1),
+        output=tape.output,
         w_hh=w_hh,
     )
     gradients.run(arrays, gradients.shared_gradients(call, d_a, h, ws, reused=True), call, cut)

@@ -1,7 +1,7 @@
 """The loops over time, one each way, for every cell: resets, lengths, and what goes where.
 
-A cell brings two steps, which know neither masks nor time's direction, and a named tuple of flat
-arrays for each. The loops are compiled once for each kind of tuple; `step` and `step_backward` are
+A cell brings two steps, which know neither masks nor time's direction, and a named tuple of arrays
+for each. The loops are compiled once for each kind of tuple; `step` and `step_backward` are
 then those of the tuple's cell.
 """
 
@@ -19,12 +19,12 @@ from ..workspace import Backward, Call, Forward, State, empty
 from ._jit import OPTIONS, jit
 from .float_state import restore_float_state, set_float_state
 from .pool import parallel, ranges
-from .product import ROWS, Packed, flat, product, writable
+from .product import ROWS, Packed, product, writable
 from .vectors import Lanes, Vec, pointwise
 
-BLOCK = 64  # rows that a gradient sums up at once
+BLOCK = 128  # rows that a gradient sums up at once
 NO_LENGTHS = np.empty(0, np.int64)
-NO_RESETS = np.empty(0, np.bool_)
+NO_RESETS = np.empty((0, 0), np.bool_)
 
 
 class ForwardFrame(NamedTuple):
@@ -151,7 +151,7 @@ def forward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
             _input_share(f, t * f.B + b0, rows)
         if f.reset.size:
             for b in range(b0, b1):
-                if f.reset[t * f.B + b] and (not f.padded or t < f.lengths[b]):
+                if f.reset[t, b] and (not f.padded or t < f.lengths[b]):
                     for k in range(len(f.states)):
                         n = f.widths[k]
                         copy((f.reset_states[k], f.states[k]), (b * n, b * n), n)
@@ -221,7 +221,7 @@ def steps_backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
                 row = b * n
                 if f.padded and t >= f.lengths[b]:
                     continue
-                if f.reset.size and f.reset[t * f.B + b]:
+                if f.reset.size and f.reset[t, b]:
                     accumulate((f.d_consumed[k], f.d_reset_states[k]), (row, row), n)
                     clear((f.d_states[k],), (row,), n)
                 else:
@@ -235,21 +235,21 @@ def forward_frame(call: Call, ws: Forward, gates: Array, bias: Array, w_ih: Pack
     """Lay out what the loop reads and writes, and start the running state."""
     for array, initial in zip(ws.state, call.state, strict=True):
         array[...] = initial
-    sequences: State = (ws.output.reshape(-1),)
+    sequences: State = (ws.output,)
     if len(ws.state) > 1:
-        cells = empty((0,), call.x.dtype) if ws.cells is None else ws.cells.reshape(-1)
+        cells = empty((0, 0, 0), call.x.dtype) if ws.cells is None else ws.cells
         sequences = (*sequences, cells)
-    states = _flat(ws.state)
+    states = ws.state
     return ForwardFrame(
         *_common(call),
-        reset_states=_flat(call.reset_state) or states,  # without resets nothing reads them
+        reset_states=_writable(call.reset_state) or states,  # without resets nothing reads them
         states=states,
         new=states if call.lengths is None else _scratch(states),
         sequences=sequences,
-        x=flat(call.x),
+        x=writable(call.x),
         w_ih=w_ih,
         bias=bias,
-        gates=gates.reshape(-1),
+        gates=gates,
     )
 
 
@@ -268,20 +268,20 @@ def backward_frame(
         array[...] = last
     for array in ws.reset_state:
         array[...] = 0
-    states = _flat(ws.state)
+    states = ws.state
     in_place = call.lengths is None and call.reset is None
     return BackwardFrame(
         *_common(call),
-        d_reset_states=_flat(ws.reset_state) or states,  # without resets nothing reads them
+        d_reset_states=ws.reset_state or states,  # without resets nothing reads them
         d_states=states,
         d_new=states if in_place else _scratch(states),
         d_consumed=states if in_place else _scratch(states),
         in_place=in_place,
-        d_output=flat(d_output),
-        d_a=d_a.reshape(-1),
+        d_output=writable(d_output),
+        d_a=d_a,
         reused=reused,
         w_ih=w_ih,
-        d_x=ws.x.reshape(-1),
+        d_x=ws.x,
         zeros=constant(0, max(call.x.shape[2], len(call.weights.ih)), call.x.dtype),
     )
 
@@ -344,8 +344,8 @@ def summed_bias(call: Call) -> Array:
     return bias
 
 
-def _flat(arrays: State) -> State:
-    return tuple([flat(array) for array in arrays])
+def _writable(arrays: State) -> State:
+    return tuple([writable(array) for array in arrays])
 
 
 def _scratch(arrays: State) -> State:
@@ -360,6 +360,6 @@ def _common(call: Call) -> tuple[int, int, int, int, bool, bool, tuple[int, ...]
         call.reverse,
         lengths is not None,
         tuple([array.shape[1] for array in call.state]),
-        NO_LENGTHS if lengths is None else flat(lengths),
-        NO_RESETS if reset is None else flat(reset),
+        NO_LENGTHS if lengths is None else writable(lengths),
+        NO_RESETS if reset is None else writable(reset),
     )

@@ -6,7 +6,7 @@ AVX-512 machine, float32, one thread: products of 32 rows 100 to 120 GFLOP/s aga
 the best plain loops; LSTM gates 4.0 to 4.8 ns a unit forward and 1.8 to 2.0 backward, against 6.2
 to 9.1 and 4.3 to 8.9. One source serves float32 and float64.
 
-Kernels take flat C-contiguous arrays and the offsets of their first elements: a view of an array
+Kernels take C-contiguous arrays and the offsets of their first elements: a view of an array
 inside a compiled loop costs 10 to 20 ns.
 """
 
@@ -196,7 +196,7 @@ def pointwise(reads: str, writes: str) -> Callable[[Callable[..., Any]], Any]:
 
     ``formula(L, *values)`` gets a vector for each word of `reads` and returns one for each word of
     `writes`; a name in both is updated in place. The result is called in compiled code as
-    ``kernel(arrays, offsets, n)``: two tuples with a flat array, and the offset of its first
+    ``kernel(arrays, offsets, n)``: two tuples with a contiguous array, and the offset of its first
     element, for each name in the order of `reads` and then of those that are only written. All
     vectors of a step are loaded before any is stored. Nothing outside the n elements is touched.
     """
