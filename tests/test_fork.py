@@ -14,12 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import fastrnn
 from compare import assert_same_bits
-from fastrnn import workspace
 from fastrnn.threads import num_threads
 from problems import BACKENDS, EVERYTHING, LARGE, LSTM, Features, Sizes, Solution, make_problem
 
@@ -170,25 +168,6 @@ def test_children_compute(backend: str, state: State, children: Children, thread
 
     with state(backend, compute, check):
         children(compute, check)
-
-
-def test_fork_while_another_thread_allocates() -> None:
-    """A lock that the other thread holds stays locked in the child, which has no such thread."""
-    held, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with workspace.BLOCKS.lock:
-            held.set()
-            done.wait(30)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    try:
-        assert held.wait(30)
-        in_child(lambda: workspace.empty((1 << 20,), np.dtype(np.float32)))
-    finally:
-        done.set()
-        thread.join()
 
 
 # -- what the system may deny ----------------------------------------------------------------------
