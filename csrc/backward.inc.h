@@ -25,7 +25,7 @@ static int64_t lay_out_backward(backward_job *j, fastrnn_backward_pass *q)
                         .d_reset_h = q->d_reset_h,
                         .d_reset_c = q->d_reset_c,
                         .span = max_of(1, min_of(p->T, BLOCK_ROWS / B)),
-                        .by_rows = shares_rows(p)};
+                        .by_rows = shares_rows(p, 1)};
     j->steps = min_of(p->T - p->done, ceil_div(steps_at_once(p), j->span) * j->span);
     const int before = cell == FASTRNN_GRU_BEFORE;
     const int64_t rows = j->span * B, K = before ? 2 * H : G * H;

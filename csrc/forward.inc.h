@@ -16,7 +16,7 @@ static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
                        .gates = p->gates,
                        .hidden_n = p->hidden_n,
                        .steps = min_of(p->T - p->done, steps_at_once(p)),
-                       .by_rows = shares_rows(p)};
+                       .by_rows = shares_rows(p, 0)};
     const int before = cell == FASTRNN_GRU_BEFORE;
     /* Few rows are too few for a tile: take those of some steps together. Doing so with large weights
      * too, to read them less often, was 3 to 6 % slower at B = 32, H = 256 and 512. */

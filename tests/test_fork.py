@@ -18,6 +18,7 @@ import pytest
 
 import fastrnn
 from compare import assert_same_bits
+from fastrnn import workspace
 from fastrnn.threads import num_threads
 from problems import BACKENDS, EVERYTHING, LARGE, LSTM, Features, Sizes, Solution, make_problem
 
@@ -194,6 +195,7 @@ def test_no_memory(backend: str, threads: int, way: str, poison: pytest.MonkeyPa
         resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
     def task() -> None:
+        workspace.BLOCKS.forget()
         pages = Path("/proc/self/statm").read_text().split()[0]
         size = int(pages) * resource.getpagesize()
         limit(size)

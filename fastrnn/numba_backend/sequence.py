@@ -24,7 +24,7 @@ from .vectors import Lanes, Vec, pointwise
 
 BLOCK = 128  # rows that a gradient sums up at once
 NO_LENGTHS = np.empty(0, np.int64)
-NO_RESETS = np.empty((0, 0), np.bool_)
+NO_RESETS = np.empty(0, np.bool_).reshape(0, 0)
 
 
 class ForwardFrame(NamedTuple):
