@@ -3,6 +3,20 @@
 /* Rows that a gradient of weights sums up at once: a chain, to which the next is added. */
 #define BLOCK_ROWS 256
 
+/* Rows of a tile of weights' gradients, and numbers from tile to tile of a packed left factor: a line
+ * more than it has, else all tiles of 256 rows would fall into one set of the cache. */
+enum { LEFT_ROWS = TILE_ROWS(2), LEFT_GAP = LINE / sizeof(real) };
+
+INLINE int64_t left_step(int64_t rows)
+{
+    return rows * LEFT_ROWS + LEFT_GAP;
+}
+
+INLINE int64_t packed_left(int64_t rows, int64_t M)
+{
+    return ceil_div(M, LEFT_ROWS) * left_step(rows);
+}
+
 static int64_t lay_out_backward(backward_job *j, fastrnn_backward_pass *q)
 {
     const fastrnn_pass *p = &q->forward;
@@ -37,8 +51,8 @@ static int64_t lay_out_backward(backward_job *j, fastrnn_backward_pass *q)
     j->d_hidden = take(&a, before || p->P ? B * H : 0);
     j->ring_hidden = take(&a, before || p->P ? rows * H : 0);
     j->ring_d_h = take(&a, rows * p->P);
-    j->left = take(&a, rows * (G * H + MOST_ROWS));
-    j->left_2 = take(&a, G == 3 || p->P ? rows * ((G == 3 ? H : p->P) + MOST_ROWS) : 0);
+    j->left = take(&a, packed_left(rows, G * H));
+    j->left_2 = take(&a, G == 3 || p->P ? packed_left(rows, G == 3 ? H : p->P) : 0);
     j->right = take(&a, p->threads * rows * UNITS);
     return bytes_of(&a, p);
 }
@@ -210,6 +224,33 @@ INLINE const real *factor_rows(const fastrnn_pass *p, const factor *f, int64_t t
     return f->rows + (f->ring ? t - earliest : t) * p->B * f->step;
 }
 
+/* Sum up V vectors of a left factor from its column m on, of the last one n lanes, and add them to
+ * biases. */
+INLINE void take_bias(const backward_job *j, const factor *left, const weight_gradient *g, int count,
+                      int64_t first, int64_t last, int64_t m, const int V, int n)
+{
+    const fastrnn_pass *p = j->p;
+    const int64_t earliest = earliest_of(p, first, last);
+    vec sum[8] = {{0}};
+    for (int64_t number = last - 1; number >= first; number--) {
+        const real *row = factor_rows(p, left, time_of(p, number), earliest) + m;
+        for (int64_t b = 0; b < p->B; b++, row += left->step) {
+            UNROLL
+            for (int v = 0; v < V; v++)
+                sum[v] = sum[v] + (v < V - 1 ? load(row + v * VL) : load_some(row + v * VL, n));
+        }
+    }
+    for (int i = 0; i < count; i++) {
+        UNROLL
+        for (int v = 0; v < V; v++) {
+            real *bias = g[i].bias + m + v * VL;
+            const int some = (int)min_of(g[i].M - m - v * VL, v < V - 1 ? VL : n);
+            if (some > 0) /* the last steps come first: then nothing is there to add to */
+                store_some(bias, last < p->T ? load_some(bias, some) + sum[v] : sum[v], some);
+        }
+    }
+}
+
 /* Take a member's part of gradients that have their left factor, (rows, M), in common, with room to
  * pack it that no other call uses meanwhile. Rows go as the loop has gone: against the order of
  * processing, within a step in that of the batch. */
@@ -218,8 +259,9 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
                           const share *who)
 {
     const fastrnn_pass *p = j->p;
-    enum { ROWS = TILE_ROWS(2) };
+    enum { ROWS = LEFT_ROWS, TOGETHER = 32 };
     const int64_t B = p->B, K = (last - first) * B, M = g->M, tiles = ceil_div(M, ROWS);
+    const int64_t step = left_step(K);
     const int members = who->team->members;
     const int64_t tile0 = part(tiles, who->member, members);
     const int64_t tile1 = part(tiles, who->member + 1, members);
@@ -229,18 +271,19 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
     if (m0 >= m1)
         return;
 
-    /* 1. The left factor, tile by tile: [tile][k][row]. */
-    int64_t k = 0;
-    for (int64_t number = last - 1; number >= first; number--) {
-        const real *row = factor_rows(p, left, time_of(p, number), earliest);
-        for (int64_t b = 0; b < B; b++, k++, row += left->step) {
-            for (int64_t tile = tile0; tile < tile1; tile++) {
-                real *to = packed + (tile * K + k) * ROWS;
-                const int64_t m = tile * ROWS;
-                if (M - m >= ROWS)
-                    memcpy(to, row + m, ROWS * sizeof(real));
-                else
-                    memcpy(to, row + m, (size_t)(M - m) * sizeof(real));
+    /* 1. The left factor: [tile][k][row], some tiles at a time, for the sake of the processor's table
+     * of pages. */
+    for (int64_t some = tile0; some < tile1; some += TOGETHER) {
+        const int64_t end = min_of(tile1, some + TOGETHER), whole = min_of(end, M / ROWS);
+        int64_t k = 0;
+        for (int64_t number = last - 1; number >= first; number--) {
+            const real *row = factor_rows(p, left, time_of(p, number), earliest);
+            for (int64_t b = 0; b < B; b++, k++, row += left->step) {
+                real *to = packed + some * step + k * ROWS;
+                for (int64_t tile = some; tile < whole; tile++, to += step)
+                    memcpy(to, row + tile * ROWS, ROWS * sizeof(real));
+                if (whole < end)
+                    memcpy(to, row + whole * ROWS, (size_t)(M - whole * ROWS) * sizeof(real));
             }
         }
     }
@@ -250,13 +293,13 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
     for (int i = 0; i < count; i++) {
         const weight_gradient *one = &g[i];
         for (int64_t n = 0; n < one->N; n += UNITS) {
-            k = 0;
+            int64_t k = 0;
             for (int64_t number = last - 1; number >= first; number--, k += B) {
                 const real *rows = factor_rows(p, &one->right, time_of(p, number), earliest) + n;
                 pack_columns(rows, one->N, B, min_of(one->N - n, UNITS), panel + k * UNITS, 0, 1);
             }
             for (int64_t tile = tile0; tile < tile1 && tile * ROWS < one->M; tile++) {
-                product m = {{packed + tile * K * ROWS, 1, ROWS, panel, 0, K}, 0, 0,
+                product m = {{packed + tile * step, 1, ROWS, panel, 0, K}, 0, 0,
                              one->out + tile * ROWS * one->N + n, one->N,
                              min_of(one->N - n, UNITS), !fresh};
                 const int rows = (int)min_of(ROWS, one->M - tile * ROWS);
@@ -267,23 +310,16 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
         }
     }
 
-    /* 3. The biases. */
-    for (int64_t m = m0; g->bias && m < m1; m += VL) {
-        vec sum = spread(0);
-        const int some = (int)min_of(m1 - m, VL);
-        for (int64_t number = last - 1; number >= first; number--) {
-            const real *row = factor_rows(p, left, time_of(p, number), earliest) + m;
-            for (int64_t b = 0; b < B; b++, row += left->step)
-                sum = sum + load_some(row, some);
-        }
-        for (int i = 0; i < count; i++) {
-            const int n = (int)min_of(some, g[i].M - m);
-            if (n > 0 && fresh)
-                store_some(g[i].bias + m, sum, n);
-            else if (n > 0)
-                store_some(g[i].bias + m, load_some(g[i].bias + m, n) + sum, n);
-        }
-    }
+    /* 3. The biases, some vectors of units at a time: one alone would wait for each of its sums. */
+    if (!g->bias)
+        return;
+    int64_t m = m0;
+    for (; m + 8 * VL <= m1; m += 8 * VL)
+        take_bias(j, left, g, count, first, last, m, 8, VL);
+    for (; m + 2 * VL <= m1; m += 2 * VL)
+        take_bias(j, left, g, count, first, last, m, 2, VL);
+    for (; m < m1; m += VL)
+        take_bias(j, left, g, count, first, last, m, 1, (int)min_of(m1 - m, VL));
 }
 
 /* The gradients of the input and of the weights for a span of steps, once all have its d_a. */
