@@ -41,6 +41,7 @@ static struct {
     void *argument;
     barrier team;
     _Atomic int working; /* workers that have not finished */
+    _Atomic int alone;   /* microseconds that the caller takes if nobody comes */
 } pool = {.region = PTHREAD_MUTEX_INITIALIZER};
 
 /* Waiting by looking again and again: what a look costs differs by a factor of ten between
@@ -127,16 +128,21 @@ static void call(worker *w, int state)
 static void *work(void *argument)
 {
     worker *w = argument;
+    int late = 0;
     for (;;) {
-        for (watch idle = {0}; w->state == IDLE && look_again(&idle) < UNTIL_SLEEP;)
+        for (watch idle = {0}; w->state == IDLE && look_again(&idle) < UNTIL_SLEEP + late;)
             ;
+        late = 0;
         if (w->state == IDLE)
             sleep_until_called(w);
         if (w->state == STOPPED)
             return NULL;
         int called = CALLED;
-        if (!atomic_compare_exchange_strong(&w->state, &called, JOINED))
-            continue; /* too late */
+        if (!atomic_compare_exchange_strong(&w->state, &called, JOINED)) {
+            /* Asleep when the next call comes, it would be late again, and so on for ever. */
+            late = pool.alone;
+            continue;
+        }
         for (watch joined = {0}; w->state == JOINED;)
             look_and_yield(&joined);
         pool.task(pool.argument, w->member, &pool.team);
@@ -186,6 +192,7 @@ void pool_run(team_task *task, void *argument, int most, double patience)
     }
     while (pool.count < most - 1 && start_worker())
         ;
+    pool.alone = (int)(8 * patience);
     int others = make_room(pool.count < most - 1 ? pool.count : most - 1);
     for (int k = 0; k < others; k++)
         call(pool.workers[k], CALLED);
