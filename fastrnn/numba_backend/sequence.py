@@ -22,7 +22,7 @@ from .pool import parallel, ranges
 from .product import ROWS, Packed, product, writable
 from .vectors import Lanes, Vec, pointwise
 
-BLOCK = 128  # rows that a gradient sums up at once
+BLOCK = 256  # rows that a gradient sums up at once
 NO_LENGTHS = np.empty(0, np.int64)
 NO_RESETS = np.empty(0, np.bool_).reshape(0, 0)
 
