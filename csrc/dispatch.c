@@ -113,6 +113,11 @@ double fastrnn_read(const void *data, int64_t size, int64_t rounds)
     return kernels_for(4)->read_only(data, size, rounds);
 }
 
+void fastrnn_crowd(int allowed)
+{
+    pool_crowd(allowed);
+}
+
 void fastrnn_stop(void)
 {
     pool_stop();

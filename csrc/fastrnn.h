@@ -72,6 +72,9 @@ FASTRNN_API int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uint
 /* End the threads; the next pass that wants some starts them anew. */
 FASTRNN_API void fastrnn_stop(void);
 
+/* For tests: whether threads may run that there is no processor for; without, they are not asked. */
+FASTRNN_API void fastrnn_crowd(int allowed);
+
 /* Instruction sets, in ascending order: the best is used, of those that need no features but these. */
 enum {
     FASTRNN_AVX2 = 1,

@@ -94,12 +94,14 @@ static void sleep_until_called(worker *w)
 /* Keep workers off the processor that this thread is on: where the system wakes a thread beside the
  * one that wakes it, which some do with other processors idle, the two would take turns. Return how
  * many workers there is a processor for. */
+static _Atomic int crowded;
+
 static int make_room(int others)
 {
 #if defined(__linux__)
     cpu_set_t set;
     int here = sched_getcpu();
-    if (here < 0 || sched_getaffinity(0, sizeof(set), &set) != 0)
+    if (crowded || here < 0 || sched_getaffinity(0, sizeof(set), &set) != 0)
         return others;
     CPU_CLR(here, &set);
     int most = CPU_COUNT(&set);
@@ -222,6 +224,11 @@ void pool_run(team_task *task, void *argument, int most, double patience)
     pthread_mutex_unlock(&pool.region);
 }
 
+void pool_crowd(int allowed)
+{
+    crowded = allowed;
+}
+
 void pool_stop(void)
 {
     if (pthread_mutex_trylock(&pool.region) != 0)
@@ -262,6 +269,11 @@ void pool_run(team_task *task, void *argument, int most, double patience)
 void pool_wait(barrier *team)
 {
     (void)team;
+}
+
+void pool_crowd(int allowed)
+{
+    (void)allowed;
 }
 
 void pool_stop(void)

@@ -20,6 +20,9 @@ void pool_run(team_task *task, void *argument, int most, double patience);
 /* Return when all members of the team are here. */
 void pool_wait(barrier *team);
 
+/* Let threads run that there is no processor for. */
+void pool_crowd(int allowed);
+
 /* Ask the threads to end, and wait until they have. */
 void pool_stop(void);
 

@@ -247,7 +247,7 @@ def _session(args: argparse.Namespace) -> _Session:
         validation.number("seconds", seconds, 0.0, open_low=True)
     if args.epochs is not None:
         validation.positive("epochs", args.epochs)
-    out = Path(args.out or args.resume or OUT)
+    out = Path(args.out if args.out is not None else args.resume or OUT)
     if out.suffix != ".safetensors":  # so that no other file of the user's is replaced
         raise ValueError(f"out: expected a name that ends in .safetensors, got {str(out)!r}")
     for path in (out, out.with_suffix(".png")):

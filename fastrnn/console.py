@@ -73,6 +73,8 @@ def require(*modules: str) -> None:
 
 def check_writable(argument: str, path: Path) -> None:
     """Refuse a file that could not be written in the end."""
+    if path == Path():
+        raise ValueError(f"{argument}: expected a file's name, got nothing")
     if path.is_dir():
         raise ValueError(f"{argument}: expected a file, got the folder {path}")
     folder = path.resolve().parent

@@ -6,7 +6,7 @@ import numpy as np
 
 from . import validation, workspace
 from .layers import Parametrized, new_parameters
-from .tape import Gradients, Tape
+from .tape import Gradients, Run, Tape
 from .validation import Array
 
 # OpenBLAS computes products of so many multiplications alone. After a larger one its threads go on
@@ -93,17 +93,20 @@ class Linear(Parametrized):
         output = self._apply(found)
         output.flags.writeable = False
 
-        def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
+        def pullback(d_output: object, d_state: object) -> Run:
             d_y = _d_output(d_output, d_state, output)
-            rows = d_y.reshape(-1, self.out_features)
-            x_rows = found.reshape(len(rows), self.in_features)
-            gradients = {"weight": _product_of_columns(rows, x_rows)}
-            if "bias" in self.parameters:
-                gradients["bias"] = rows.sum(axis=0)
-            d_x = _product(rows, self.parameters["weight"])
-            return Gradients(d_x.reshape(found.shape), parameters=gradients)
+            return lambda retain: self._backward(found, d_y)
 
         return Tape(output, None, pullback)
+
+    def _backward(self, x: Array, d_y: Array) -> Gradients:
+        rows = d_y.reshape(-1, self.out_features)
+        x_rows = x.reshape(len(rows), self.in_features)
+        gradients = {"weight": _product_of_columns(rows, x_rows)}
+        if "bias" in self.parameters:
+            gradients["bias"] = rows.sum(axis=0)
+        d_x = _product(rows, self.parameters["weight"])
+        return Gradients(d_x.reshape(x.shape), parameters=gradients)
 
     def _read(self, x: object) -> Array:
         found = validation.floating("x", x, self.dtype)
@@ -167,9 +170,9 @@ class Embedding(Parametrized):
         output = np.take(self.parameters["weight"], found, axis=0)
         output.flags.writeable = False
 
-        def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
+        def pullback(d_output: object, d_state: object) -> Run:
             d_y = _d_output(d_output, d_state, output)
-            return Gradients(None, parameters={"weight": self._scatter(found, d_y)})
+            return lambda retain: Gradients(None, parameters={"weight": self._scatter(found, d_y)})
 
         return Tape(output, None, pullback)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 from . import dispatch, validation, workspace
 from .cells import CELLS, Cell
 from .stack import PARAMETERS, Stack
-from .tape import Gradients, Tape
+from .tape import Gradients, Run, Tape
 from .validation import Array
 from .workspace import Weights
+
+MOST_LAYERS = 10_000  # more are a mistake, which would be noticed when memory is gone
 
 
 def new_parameters(
@@ -143,7 +146,8 @@ class Recurrent(Stacked):
     batch_first
         Sequences are (B, T, ·) instead of (T, B, ·); states are not affected.
     dropout
-        Probability with which a value that goes from layer to layer is zeroed in `record`.
+        Probability with which a value that goes from layer to layer is zeroed in `record`; a
+        single layer warns that it has no effect.
     bidirectional
         A second set of parameters, suffix ``_reverse``, runs from the last step to the first.
     proj_size
@@ -190,7 +194,14 @@ class Recurrent(Stacked):
         self.num_layers = validation.positive("num_layers", num_layers)
         self.bias = validation.flag("bias", bias)
         self.batch_first = validation.flag("batch_first", batch_first)
+        if self.num_layers > MOST_LAYERS:
+            raise ValueError(f"num_layers: expected at most {MOST_LAYERS}, got {num_layers}")
         self.dropout = validation.number("dropout", dropout, 0.0, 1.0)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                f"dropout={dropout} has no effect: it acts between layers, and num_layers is 1",
+                stacklevel=2,
+            )
         self.bidirectional = validation.flag("bidirectional", bidirectional)
         self.proj_size = validation.non_negative("proj_size", proj_size)
         if self.proj_size and not self.cell.projects:
@@ -395,14 +406,19 @@ class RecurrentCell(Stacked):
         """Advance by one step and return a `Tape`, whose output is the new hidden state."""
         tape = self._stack().record(self._one_step(x), state, None, None, None)
 
-        def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
+        def pullback(d_output: object, d_state: object) -> Run:
             if d_output is not None:
                 found = validation.floating("d_output", d_output, self.dtype)
                 d_output = validation.shape("d_output", found, *tape.output.shape[1:])[None]
-            gradients = tape.backward(d_output, d_state, retain=retain)
-            assert gradients.input is not None
-            gradients.input = gradients.input[0]
-            return gradients
+            sequence = tape.check(d_output, d_state)
+
+            def run(retain: bool) -> Gradients:
+                gradients = sequence(retain)
+                assert gradients.input is not None
+                gradients.input = gradients.input[0]
+                return gradients
+
+            return run
 
         cells = None if tape.cell_states is None else tape.cell_states[0]
         return Tape(tape.output[0], tape.state, pullback, cells)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 from .layers import Parametrized, Recurrent, RecurrentCell
-from .tape import Gradients, Tape
+from .tape import Gradients, Run, Tape
 from .validation import Array
 
 
@@ -90,22 +91,28 @@ class Sequential(Parametrized):
             if isinstance(layer, Recurrent)
         )
 
-        def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
-            return self._backward(tapes, d_output, d_state, retain)
+        def pullback(d_output: object, d_state: object) -> Run:
+            d_states = self._split("d_state", d_state)
+            # All of them, before the first tape is used up.
+            given = iter(d_states)
+            for layer, tape in zip(self.layers, tapes, strict=True):
+                d_last = d_output if tape is tapes[-1] else None
+                tape.check(d_last, next(given) if isinstance(layer, Recurrent) else None)
+            return partial(self._backward, tapes, d_output, d_states)
 
         return Tape(x, finals, pullback)
 
     def _backward(
-        self, tapes: list[Tape], d_output: object, d_state: object, retain: bool
+        self, tapes: list[Tape], d_output: object, d_states: list[Any], retain: bool
     ) -> Gradients:
-        d_states = self._split("d_state", d_state)
+        left = list(d_states)
         states: list[Any] = []
         reset_states: list[Any] = []
         parameters: dict[str, Array] = {}
         d_x = d_output
         for k in range(len(tapes) - 1, -1, -1):
             recurrent = isinstance(self.layers[k], Recurrent)
-            gradients = tapes[k].backward(d_x, d_states.pop() if recurrent else None, retain=retain)
+            gradients = tapes[k].backward(d_x, left.pop() if recurrent else None, retain=retain)
             if recurrent:
                 states.insert(0, gradients.state)
                 reset_states.insert(0, gradients.reset_state)

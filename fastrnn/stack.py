@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from . import dispatch, validation, workspace
 from .cells import CELLS, Cell
-from .tape import Gradients, Tape
+from .tape import Gradients, Run, Tape
 from .validation import Array
 from .workspace import Backward, Call, Forward, State, Weights
 
@@ -95,7 +96,7 @@ class Stack:
             cell_states = self._sequence_out(_side_by_side(cells), inputs)
             cell_states.flags.writeable = False
 
-        def pullback(d_output: object, d_state: object, retain: bool) -> Gradients:
+        def pullback(d_output: object, d_state: object) -> Run:
             d_y = None
             if d_output is not None:
                 d_y = validation.floating("d_output", d_output, inputs.x.dtype)
@@ -103,7 +104,7 @@ class Stack:
                     validation.shape("d_output", d_y, *output.shape), inputs.batched
                 )
             d_finals = self._states_in("d_state", d_state, inputs.x, inputs.batched)
-            return self._backward(kernels, inputs, steps, d_y, d_finals, retain)
+            return partial(self._backward, kernels, inputs, steps, d_y, d_finals)
 
         return Tape(
             output,
@@ -151,8 +152,10 @@ class Stack:
         B, n = x.shape[1], len(self.weights)
         if value is None:
             return [tuple([np.zeros((B, width), x.dtype) for width in self.widths])] * n
+        if names is not None and len(names) == 1:
+            (argument,) = names
         arrays = validation.state_tuple(argument, value, self.cell.states)
-        names = names or tuple(f"{argument} {s}" for s in self.cell.states)
+        names = names or tuple([f"{argument} {s}" for s in self.cell.states])
         leading: list[tuple[str, int]] = [("L*D", n)] if self.stacked else []
         rows = [("B", B)] if batched else []
         letter = "H" if self.widths[0] == self.widths[-1] else "P"  # of the hidden state

@@ -35,7 +35,9 @@ class Gradients:
     reset_state: State = None
 
 
-Pullback = Callable[[object, object, bool], Gradients]
+# Given d_output and d_state: check them, and return what computes, given whether to retain.
+Run = Callable[[bool], Gradients]
+Pullback = Callable[[object, object], Run]
 
 
 class Tape:
@@ -89,12 +91,16 @@ class Tape:
             If a dtype or kind of argument is wrong.
         """
         validation.flag("retain", retain)
+        run = self.check(d_output, d_state)
+        if not retain:  # before it runs: what is interrupted has overwritten some of its buffers
+            self._pullback = None
+        return run(retain)
+
+    def check(self, d_output: object = None, d_state: object = None) -> Run:
+        """Raise what `backward` would raise for these arguments; return what would compute."""
         if self._pullback is None:
             raise ValueError(
                 "tape: backward has already run and its buffers are gone; "
                 "call it with retain=True to run it more than once"
             )
-        gradients = self._pullback(d_output, d_state, retain)
-        if not retain:
-            self._pullback = None
-        return gradients
+        return self._pullback(d_output, d_state)

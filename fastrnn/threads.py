@@ -56,20 +56,31 @@ def _default() -> int:
 def _quota(root: Path, membership: Path) -> float:
     """Return the processors' time that a container may use, in processors; infinite if unlimited.
 
-    Groups are nested, and each may have a limit: cgroup v2 has it in ``cpu.max``, "quota period".
+    Groups are nested, and each may have a limit: cgroup v2 has it in ``cpu.max``, "quota period",
+    and v1 in two files, below a folder that is named after its controllers.
     """
     limit = math.inf
     try:
-        groups = [line.partition("::")[2] for line in membership.read_text().splitlines()]
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
     except OSError:  # not on Linux
         return limit
-    for group in filter(None, groups):
-        folder = root / group.lstrip("/")
+    for _, controllers, group in (line for line in lines if len(line) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / controllers
+        folder = top / group.lstrip("/")
         for place in (folder, *folder.parents):
-            with contextlib.suppress(OSError, ValueError):
-                quota, period = (place / "cpu.max").read_text().split()
-                if quota != "max":
-                    limit = min(limit, int(quota) / int(period))
-            if place == root:
+            limit = min(limit, _group_quota(place))
+            if place == top:
                 break
     return limit
+
+
+def _group_quota(folder: Path) -> float:
+    """Return the limit of one group, in processors."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+            quota, period = " ".join([(folder / name).read_text() for name in names]).split()
+            if quota not in ("max", "-1"):
+                return int(quota) / int(period)
+    return math.inf

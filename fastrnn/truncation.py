@@ -17,28 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from . import validation
+from .layers import Recurrent
+from .sequential import Sequential
 from .tape import Gradients, Tape
 from .validation import Array
-
-
-class Model(Protocol):
-    """A recurrent layer or `Sequential`, with time first."""
-
-    def record(
-        self,
-        x: Array,
-        state: Any = None,
-        *,
-        lengths: Array | None = None,
-        reset: Array | None = None,
-        reset_state: Any = None,
-    ) -> Tape:
-        """Run and return a tape."""
 
 
 @dataclass(slots=True)
@@ -150,7 +137,13 @@ class TruncatedBPTT:
     slice(8, 10, None) 6
     """
 
-    def __init__(self, model: Model, k1: int, k2: int | None = None, *, state: Any = None) -> None:
+    def __init__(
+        self, model: Recurrent | Sequential, k1: int, k2: int | None = None, *, state: Any = None
+    ) -> None:
+        if not isinstance(model, Recurrent | Sequential):
+            raise TypeError(
+                "model: expected RNN, GRU, LSTM or Sequential, got " + type(model).__name__
+            )
         for layer in (model, *getattr(model, "layers", ())):
             if getattr(layer, "batch_first", False):
                 raise ValueError("model: expected time first, got a layer with batch_first=True")
@@ -214,6 +207,9 @@ class TruncatedBPTT:
         if x.ndim < 1:
             raise ValueError(f"x: expected shape (T, B, ...), got {x.shape}")
         lengths, reset = _read_sequence(x, lengths, reset)
+        known = self._context is not None and self._context.reset is not None
+        if reset is None and reset_state is not None and not known:
+            raise ValueError("reset_state: expected None because reset is None, got an array")
         for start in range(0, len(x), self.k1):
             part = slice(start, min(start + self.k1, len(x)))
             yield self._run(
@@ -235,7 +231,8 @@ class TruncatedBPTT:
         """Run the next window, of 1 to k1 new steps, and carry the state past it.
 
         The arguments are those of the model, for the new steps. `reset_state` holds for resets in
-        the context, too, which is run again: give every window of a sequence the same one.
+        the context, too, which is run again: give every window of a sequence the same one. Where
+        there is no reset, neither here nor in the context, it is not looked at.
         """
         x = validation.array("x", x)
         new = len(x) if x.ndim else 0

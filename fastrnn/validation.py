@@ -92,7 +92,8 @@ def number(
         found < high if open_high else found <= high
     )
     if not inside or not math.isfinite(found):
-        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        left = "(" if open_low or low == -math.inf else "["
+        right = ")" if open_high or high == math.inf else "]"
         raise ValueError(
             f"{name}: expected a number in {left}{low:g}, {high:g}{right}, got {found}"
         )
@@ -157,6 +158,10 @@ def integers(name: str, value: object) -> Array:
     found = array(name, value)
     if found.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected an array of integers, got {found.dtype}")
+    if found.dtype.itemsize == 8 and found.dtype.kind == "u" and found.size:
+        most = int(found.max())
+        if most > np.iinfo(np.int64).max:
+            raise ValueError(f"{name}: expected values below 2**63, got {most}")
     return np.require(found, np.int64, ["C", "A"])
 
 

@@ -21,6 +21,8 @@ hypothesis.settings.load_profile("fixed")
 # Before anything is poisoned, so that no module keeps the poisoned `empty` of one test.
 for _name in BACKENDS:
     importlib.import_module(dispatch.BACKENDS[_name].module)
+if "c" in BACKENDS:  # 3 and 5 threads are 3 and 5, however few processors there are
+    importlib.import_module("fastrnn._c").lib.fastrnn_crowd(1)
 
 
 @pytest.fixture(params=BACKENDS, scope="session")

@@ -75,11 +75,18 @@ def test_cells_in_a_loop_equal_a_layer(variant: Variant, backend: str) -> None:
     x = np.random.default_rng(3).standard_normal((5, B, I))
     output, last = layer(x)
     state = None
+
+    def compare(found: np.ndarray, expected: np.ndarray) -> None:
+        if backend == "numpy":  # its products come from BLAS, whose order depends on shapes
+            np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-15)
+        else:
+            assert found.tobytes() == expected.tobytes()
+
     for t, x_t in enumerate(x):
         state = cell(x_t, state)
-        np.testing.assert_allclose(parts(state)[0], output[t], rtol=1e-13, atol=1e-15)
+        compare(parts(state)[0], output[t])
     for a, b in zip(parts(state), parts(last), strict=True):
-        np.testing.assert_allclose(a, b[0], rtol=1e-13, atol=1e-15)
+        compare(a, b[0])
 
 
 @PLAIN

@@ -181,6 +181,14 @@ def test_quota_of_a_container(tmp_path: Path) -> None:
     assert quota() == 0.5
     (inner / "cpu.max").write_text("nonsense")
     assert quota() == 1.5
+    old = tmp_path / "root" / "cpu,cpuacct" / "c"
+    old.mkdir(parents=True)
+    membership.write_text("1:name=systemd:/c\n4:cpu,cpuacct:/c\n0::/\n")
+    (old / "cpu.cfs_period_us").write_text("100000\n")
+    (old / "cpu.cfs_quota_us").write_text("-1\n")
+    assert quota() == math.inf
+    (old / "cpu.cfs_quota_us").write_text("250000\n")
+    assert quota() == 2.5
     membership.unlink()
     assert quota() == math.inf
 

@@ -62,18 +62,20 @@ def test_inference_has_no_dropout() -> None:
     np.testing.assert_array_equal(layer.record(draw_x()).output, make().record(draw_x()).output)
 
 
-@pytest.mark.parametrize("num_layers", [1, 2])
-def test_only_values_between_layers_are_dropped(num_layers: int) -> None:
-    layer = make(num_layers=num_layers, dropout=1.0)
+def test_only_values_between_layers_are_dropped() -> None:
+    layer = make(num_layers=2, dropout=1.0)
     output = layer.record(draw_x()).output
-    if num_layers == 1:
-        np.testing.assert_array_equal(output, layer(draw_x())[0])
-    else:
-        second = fastrnn.RNN(H, H, dtype="float64")
-        second.load_parameters(
-            {n.replace("l1", "l0"): a for n, a in layer.parameters.items() if n.endswith("l1")}
-        )
-        np.testing.assert_array_equal(output, second(np.zeros((T, B, H)))[0])
+    second = fastrnn.RNN(H, H, dtype="float64")
+    second.load_parameters(
+        {n.replace("l1", "l0"): a for n, a in layer.parameters.items() if n.endswith("l1")}
+    )
+    np.testing.assert_array_equal(output, second(np.zeros((T, B, H)))[0])
+
+
+def test_a_single_layer_drops_nothing_and_says_so() -> None:
+    with pytest.warns(UserWarning, match=r"dropout=1\.0 has no effect"):
+        layer = make(num_layers=1, dropout=1.0)
+    np.testing.assert_array_equal(layer.record(draw_x()).output, layer(draw_x())[0])
 
 
 def test_dropout_of_one_stops_gradients() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastrnn
+from fastrnn import dispatch
 from problems import PARAMETERS, VARIANTS, Variant
 
 VARIANT_IDS = pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -323,3 +324,45 @@ def test_windows_equal_the_whole(variant: Variant, backend: str) -> None:
         np.testing.assert_allclose(
             found[name], want, rtol=1e-12, atol=1e-12 * np.abs(want).max(), err_msg=name
         )
+
+
+def test_an_interrupted_backward_pass_uses_the_tape_up(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of its buffers are overwritten: a second pass would give wrong gradients."""
+    layer = fastrnn.LSTM(2, 3, 2, seed=0, dtype="float64", backend=backend)
+    x = np.ones((4, 2, 2))
+    d_output = np.ones((4, 2, 3))
+    kernels = dispatch.select(backend, "lstm")
+    compute, calls = kernels.backward, []
+
+    def interrupted(*arguments: Any) -> None:
+        calls.append(arguments)
+        compute(*arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    tape, kept = layer.record(x), layer.record(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "backward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tape.backward(d_output)
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            kept.backward(d_output, retain=True)
+    with pytest.raises(ValueError, match=r"^tape: backward has already run"):
+        tape.backward(d_output)
+    found, expected = kept.backward(d_output), layer.record(x).backward(d_output)
+    for name, gradient in expected.parameters.items():
+        np.testing.assert_array_equal(found.parameters[name], gradient, err_msg=name)
+
+
+def test_a_refused_gradient_leaves_all_tapes_of_a_sequential() -> None:
+    model = fastrnn.Sequential(fastrnn.LSTM(2, 3, seed=0), fastrnn.GRU(3, 4, seed=1))
+    tape = model.record(np.ones((5, 2, 2), np.float32))
+    d_output = np.ones((5, 2, 4), np.float32)
+    d_gru = np.ones((1, 2, 4), np.float32)
+    with pytest.raises(ValueError, match=r"^d_state h: expected shape"):
+        tape.backward(d_output, ((d_gru, d_gru), d_gru))
+    d_lstm = np.ones((1, 2, 3), np.float32)
+    assert tape.backward(d_output, ((d_lstm, d_lstm), d_gru)).input is not None

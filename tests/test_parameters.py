@@ -118,7 +118,7 @@ def test_load_parameters_copies_and_is_strict() -> None:
         "RNN(2, 4, dtype='float32')",
         "RNN(2, 4, num_layers=2, nonlinearity='relu', dtype='float64')",
         "GRU(2, 4, bias=False, batch_first=True, reset_after=False, dtype='float32')",
-        "LSTM(2, 4, dropout=0.5, bidirectional=True, proj_size=3, dtype='float32')",
+        "LSTM(2, 4, num_layers=2, dropout=0.5, bidirectional=True, proj_size=3, dtype='float32')",
         "LSTM(2, 4, backend='numpy', dtype='float32')",
         "RNNCell(2, 4, bias=False, nonlinearity='relu', dtype='float32')",
         "GRUCell(2, 4, reset_after=False, dtype='float64')",

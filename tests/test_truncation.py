@@ -350,3 +350,16 @@ def test_window_without_a_loss_has_no_gradient() -> None:
         assert all((g == 0).all() for g in gradients.parameters.values())
         with pytest.raises(ValueError, match=r"^tape: backward has already run"):
             window.backward(None)
+
+
+@pytest.mark.parametrize("model", ["text", fastrnn.LSTMCell(1, 2), fastrnn.Linear(1, 2), None])
+def test_other_models_are_refused(model: Any) -> None:
+    with pytest.raises(TypeError, match=r"^model: expected RNN, GRU, LSTM or Sequential, got"):
+        fastrnn.TruncatedBPTT(model, 2)
+
+
+def test_reset_state_without_resets_is_refused() -> None:
+    run = fastrnn.TruncatedBPTT(fastrnn.RNN(1, 2, seed=0), 2)
+    x = np.ones((4, 3, 1), np.float32)
+    with pytest.raises(ValueError, match=r"^reset_state: expected None because reset is None"):
+        next(run.windows(x, reset_state=np.ones((1, 3, 2), np.float32)))

@@ -98,8 +98,12 @@ class Checkpoint:
                 arrays,
             )
             found._check_sizes()
+        except ValueError as error:
+            raise ValueError(f"{path}: expected a whole checkpoint, got {error}") from error
+        except KeyError as error:
+            raise ValueError(f"{path}: expected a whole checkpoint, got none of {error}") from error
         # What JSON holds may be of any kind and depth.
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (TypeError, RecursionError) as error:
             raise ValueError(f"{path}: expected a whole checkpoint, got {error}") from error
         return found
 

@@ -156,6 +156,7 @@ static void evaluate(void)
 
 int main(void)
 {
+    fastrnn_crowd(1);
     for (int what; (what = getchar()) != EOF; fflush(stdout)) {
         if (what == 'l')
             list_isas();
