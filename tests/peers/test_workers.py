@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.peers,
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more than processors
+    pytest.mark.filterwarnings("ignore:os.fork"),  # JAX, where another test has imported it
 ]
 
 
