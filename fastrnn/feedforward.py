@@ -88,7 +88,7 @@ class Linear(Parametrized):
         return self._apply(self._read(x))
 
     def record(self, x: Array) -> Tape:
-        """Map x and return a `Tape`."""
+        """Map x (..., I) and return a `Tape` with the output (..., O)."""
         found = self._read(x)
         output = self._apply(found)
         output.flags.writeable = False
@@ -165,7 +165,10 @@ class Embedding(Parametrized):
         return np.take(self.parameters["weight"], found, axis=0)
 
     def record(self, x: Array) -> Tape:
-        """Map x and return a `Tape`; indices have no gradient, so ``Gradients.input`` is None."""
+        """Map integers x (...) and return a `Tape` with the output (..., E).
+
+        Indices have no gradient, so ``Gradients.input`` is None.
+        """
         found = validation.indices("x", x, self.num_embeddings)
         output = np.take(self.parameters["weight"], found, axis=0)
         output.flags.writeable = False

@@ -353,6 +353,17 @@ class RecurrentCell(Stacked):
     ----------
     input_size, hidden_size, bias, dtype, seed, backend, **options
         As for `Recurrent`.
+
+    Attributes
+    ----------
+    parameters
+        Dict of arrays under torch's names: ``weight_ih`` (G*H, I), ``weight_hh`` (G*H, H),
+        ``bias_ih`` and ``bias_hh`` (G*H,).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is wrong; the message names it.
     """
 
     def __init__(
@@ -403,7 +414,10 @@ class RecurrentCell(Stacked):
         return self._stack().infer(self._one_step(x), state, None, None, None)[1]
 
     def record(self, x: Array, state: Any = None) -> Tape:
-        """Advance by one step and return a `Tape`, whose output is the new hidden state."""
+        """Advance by one step and return a `Tape`, whose output is the new hidden state (B, H).
+
+        Arguments, and what they raise, as in a call.
+        """
         tape = self._stack().record(self._one_step(x), state, None, None, None)
 
         def pullback(d_output: object, d_state: object) -> Run:

@@ -25,6 +25,11 @@ def softmax(x: Array, axis: int = -1) -> Array:
     Array
         Shape and dtype of x.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If x has no values along the axis, or another dtype; the message names the argument.
+
     Examples
     --------
     >>> import numpy as np
@@ -102,7 +107,7 @@ def mean_squared_error(
     Parameters
     ----------
     prediction, target
-        Arrays of one shape and dtype.
+        Arrays of one shape (...) and dtype, float32 or float64.
     weights
         Weight of each element, of the same shape and dtype, at least 0; None for ones.
     reduction
@@ -112,6 +117,11 @@ def mean_squared_error(
     -------
     loss, d_prediction
         The loss, and its gradient, shaped like `prediction`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is wrong; the message names it.
     """
     found = validation.floating("prediction", prediction)
     wanted = validation.floating("target", target, found.dtype)

@@ -30,6 +30,11 @@ def clip_by_global_norm(gradients: Arrays, max_norm: float) -> float:
     -------
     float
         The norm before clipping.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is wrong; the message names it, and nothing has changed.
     """
     limit = validation.number("max_norm", max_norm, 0.0, open_low=True)
     checked = _gradients(gradients)
@@ -48,6 +53,11 @@ def clip_by_value(gradients: Arrays, limit: float) -> float:
     -------
     float
         The global norm before clipping.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is wrong; the message names it, and nothing has changed.
     """
     bound = validation.number("limit", limit, 0.0, open_low=True)
     checked = _gradients(gradients)
@@ -90,6 +100,11 @@ class Optimizer:
         What the optimizer remembers: for each name of a moment an array for each parameter.
     steps
         How many steps were taken.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is wrong; the message names it.
     """
 
     moment_names: tuple[str, ...] = ()

@@ -60,7 +60,28 @@ class Sequential(Parametrized):
         reset: Array | None = None,
         reset_state: Any = None,
     ) -> tuple[Array, tuple[Any, ...]]:
-        """Infer: return output and final state; arguments as for the layers."""
+        """Infer, recording nothing.
+
+        Parameters
+        ----------
+        x
+            What the first layer takes: (T, B, I), or (T, B) indices for an `Embedding`.
+        state, reset_state
+            A tuple with the state of each recurrent layer, as that layer takes it, or None.
+        lengths, reset
+            As for the layers; they go to every recurrent one.
+
+        Returns
+        -------
+        output, states
+            The last layer's output, (T, B, ·), and a tuple with the final state of each recurrent
+            layer.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is wrong; the message names it.
+        """
         finals = []
         for layer, arguments in self._arguments(state, lengths, reset, reset_state):
             result = layer(x, **arguments)
@@ -80,7 +101,10 @@ class Sequential(Parametrized):
         reset: Array | None = None,
         reset_state: Any = None,
     ) -> Tape:
-        """Run and return a `Tape`; arguments as in a call."""
+        """Run and return a `Tape`; arguments, and what they raise, as in a call.
+
+        Its states, and those of `Gradients`, are tuples with one for each recurrent layer.
+        """
         tapes = []
         for layer, arguments in self._arguments(state, lengths, reset, reset_state):
             tapes.append(layer.record(x, **arguments))

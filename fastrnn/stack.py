@@ -305,6 +305,11 @@ def warmup(cell: str | None = None, *, dtype: str = "float32", backend: str | No
         "float32" or "float64".
     backend
         As for the layers.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is wrong; the message names it.
     """
     rows = CELLS.values() if cell is None else [validation.cell("cell", cell)]
     kind = validation.dtype("dtype", dtype)

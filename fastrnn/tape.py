@@ -19,14 +19,16 @@ class Gradients:
     Attributes
     ----------
     input
-        With respect to the input, shaped like it; None where the input is not differentiable
-        (indices).
+        With respect to the input, shaped like it, so (T, B, I) for a layer, and (B, I) for a
+        cell; None where the input is not differentiable (indices).
     state
-        With respect to the initial state, shaped like the final state; None where there is none.
+        With respect to the initial state, shaped like the final state, so for a layer
+        (layers * directions, B, H), LSTM: a tuple of two; None where there is none.
     parameters
-        Name of each parameter to its gradient.
+        Name of each parameter to its gradient, of the parameter's shape.
     reset_state
-        With respect to ``reset_state``, if one was given.
+        With respect to ``reset_state``, if one was given, and shaped like it. All arrays have the
+        dtype of the pass.
     """
 
     input: Array | None
@@ -46,9 +48,11 @@ class Tape:
     Attributes
     ----------
     output
-        What the forward pass returned, read-only because the backward pass reads it again.
+        What the forward pass returned, (T, B, directions * H) for a layer and (B, H) for a cell;
+        read-only because the backward pass reads it again.
     state
-        The final state; None where there is none.
+        The final state, (layers * directions, B, H) for a layer, (B, H) for a cell, LSTM: a tuple
+        (h, c); None where there is none.
     cell_states
         LSTM only: the cell state of the last layer after every step, laid out like `output`
         with H (in each direction) as the last dimension, and read-only; None for other cells.

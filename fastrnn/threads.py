@@ -17,7 +17,8 @@ def set_num_threads(n: int) -> None:
     """Set how many threads a compiled backend may use at most, at least 1.
 
     Results do not depend on it. The products of the numpy backend run in NumPy's own BLAS, whose
-    threads are NumPy's affair (see the package threadpoolctl).
+    threads are NumPy's affair (see the package threadpoolctl). `ValueError` or `TypeError` if n is
+    not a whole number of at least 1.
     """
     global _number  # noqa: PLW0603 - one setting for the process, as in every BLAS
     _number = validation.positive("n", n)

@@ -111,7 +111,12 @@ class TruncatedBPTT:
     k2
         Steps that a gradient flows back, at least 1; None for k1.
     state
-        State before the first step; None for zeros.
+        State before the first step, as the model takes it; None for zeros.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is wrong, or the model is of another kind, bidirectional, or batch first.
 
     Attributes
     ----------
@@ -230,7 +235,8 @@ class TruncatedBPTT:
     ) -> Window:
         """Run the next window, of 1 to k1 new steps, and carry the state past it.
 
-        The arguments are those of the model, for the new steps. `reset_state` holds for resets in
+        The arguments are those of the model, for the new steps: x (n, B, ·), n <= k1, `lengths`
+        (B,), `reset` (n, B). They raise `ValueError` and `TypeError` as there. `reset_state` holds for resets in
         the context, too, which is run again: give every window of a sequence the same one. Where
         there is no reset, neither here nor in the context, it is not looked at.
         """
