@@ -236,9 +236,9 @@ class TruncatedBPTT:
         """Run the next window, of 1 to k1 new steps, and carry the state past it.
 
         The arguments are those of the model, for the new steps: x (n, B, ·), n <= k1, `lengths`
-        (B,), `reset` (n, B). They raise `ValueError` and `TypeError` as there. `reset_state` holds for resets in
-        the context, too, which is run again: give every window of a sequence the same one. Where
-        there is no reset, neither here nor in the context, it is not looked at.
+        (B,), `reset` (n, B). They raise `ValueError` and `TypeError` as there. `reset_state` holds
+        for resets in the context, too, which is run again: give every window of a sequence the same
+        one. Where there is no reset, neither here nor in the context, it is not looked at.
         """
         x = validation.array("x", x)
         new = len(x) if x.ndim else 0

@@ -11,7 +11,7 @@ from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
 from .product import Packed, packed, packed_pair, product, writable
-from .sequence import BackwardFrame, ForwardFrame
+from .sequence import BackwardFrame, ForwardFrame, input_share
 from .vectors import Lanes, Vec, pointwise
 
 
@@ -88,30 +88,32 @@ def gates_before_backward(L: Lanes, r: Vec, h: Vec, d_rh: Vec, d_consumed: Vec) 
     return d_rh * h * r * (1.0 - r), L.fma(d_rh, r, d_consumed)
 
 
-def gru_step(ws: Any, t: Any, b: Any, rows: Any) -> Any:
+def gru_step(ws: Any, t: Any, b: Any, rows: Any, h: Any, fresh: Any) -> Any:
     """One step forward."""
     f = ws.frame
     H = f.widths[0]
-    g, h, start = f.gates, f.states[0], t * f.B * 3 * H
+    if fresh:  # n's share stays apart
+        input_share(f, t * f.B + b, rows)
+    g, start = f.gates, t * f.B * 3 * H
     pre = (g, start + b * 3 * H, 3 * H)
-    state = (h, b * H, H, 1)
+    state = (f.h_in, h + b * H, H, 1)
     hidden = t * f.B * H * ws.keep
     out = (ws.hidden_n, hidden + b * H, H)
     product(pre, state, ws.w_rz, pre, rows, H, 2 * H)
     if ws.reset_after:
         product((ws.b_hn, 0, 0), state, ws.w_n, out, rows, H, H)
-        arrays = (g, g, g, ws.hidden_n, h, f.new[0])
+        arrays = (g, g, g, ws.hidden_n, f.h_in, f.h_out)
         for row in range(b, b + rows):
-            q, s, r = start + row * 3 * H, hidden + row * H, row * H
+            q, s, r = start + row * 3 * H, hidden + row * H, h + row * H
             gates_after(arrays, (q, q + H, q + 2 * H, s, r, r), H)
     else:
         for row in range(b, b + rows):
             q, r = start + row * 3 * H, row * H
-            gates_before((g, g, h, ws.rh), (q, q + H, r, r), H)
+            gates_before((g, g, f.h_in, ws.rh), (q, q + H, h + r, r), H)
         product((ws.b_hn, 0, 0), (ws.rh, b * H, H, 1), ws.w_n, out, rows, H, H)
         for row in range(b, b + rows):
-            q, s, r = start + row * 3 * H, hidden + row * H, row * H
-            update_before((g, g, ws.hidden_n, h, f.new[0]), (q + H, q + 2 * H, s, r, r), H)
+            q, s, r = start + row * 3 * H, hidden + row * H, h + row * H
+            update_before((g, g, ws.hidden_n, f.h_in, f.h_out), (q + H, q + 2 * H, s, r, r), H)
 
 
 def gru_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
@@ -148,21 +150,20 @@ def forward(call: Call, ws: Forward) -> None:
     T, B, _ = call.x.shape
     w, H, dtype, record = call.weights, call.hidden_size, call.x.dtype, bool(ws.records)
     gates = ws.records["gates"] if record else empty((T, B, 3, H), dtype)
-    bias = sequence.summed_bias(call)
+    w_ih, w_rz, bias = sequence.prepared(call, w.hh[: 2 * H])
     b_hn = sequence.constant(0, H, dtype)
     if w.b_ih is not None and w.b_hh is not None:  # those of n stay apart: r comes in between
         bias[2 * H :] = w.b_ih[2 * H :]
         b_hn = w.b_hh[2 * H :]
-    w_rz, w_n = packed_pair(w.hh[: 2 * H], w.hh[2 * H :], transpose=True)
     arrays = GRUForward(
-        frame=sequence.forward_frame(call, ws, gates, bias, packed(w.ih, transpose=True)),
+        frame=sequence.forward_frame(call, ws, gates, bias, w_ih),
         reset_after=call.options["reset_after"],
         keep=int(record),
         hidden_n=ws.records["hidden_n"] if record else empty((1, B, H), dtype),
         rh=empty((B, H), dtype),
         b_hn=writable(b_hn),
         w_rz=w_rz,
-        w_n=w_n,
+        w_n=packed(w.hh[2 * H :], transpose=True),
     )
     sequence.run_forward(arrays, call)
 
@@ -175,7 +176,7 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     (h,) = reference.consumed_states(call, tape)
     gates, hidden_n = tape.records["gates"], tape.records["hidden_n"]
     operand_n = h if after else gates[:, :, 0] * h  # before the gates are overwritten
-    w_rz, w_n = packed_pair(w.hh[: 2 * H], w.hh[2 * H :])
+    w_rz, w_n, _ = packed_pair(w.hh[: 2 * H], w.hh[2 * H :])
     arrays = GRUBackward(
         frame=sequence.backward_frame(call, d_output, d_state, gates, packed(w.ih), ws),
         reset_after=after,

@@ -11,7 +11,7 @@ from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
 from .gradients import WeightGradient
-from .product import Packed, packed, packed_pair, product, writable
+from .product import Packed, packed, packed_pair, product, product_of_two, writable
 from .sequence import BackwardFrame, ForwardFrame, copy
 from .vectors import Lanes, Vec, pointwise
 
@@ -65,19 +65,24 @@ def gates_backward(
     )
 
 
-def lstm_step(ws: Any, t: Any, b: Any, rows: Any) -> Any:
+def lstm_step(ws: Any, t: Any, b: Any, rows: Any, h: Any, fresh: Any) -> Any:
     """One step forward."""
     f = ws.frame
     R, H = f.widths
-    g = f.gates
-    pre = (g, (t * f.B + b) * 4 * H, 4 * H)
-    product(pre, (f.states[0], b * R, R, 1), ws.w_hh, pre, rows, R, 4 * H)
+    g, first = f.gates, t * f.B + b
+    pre, state = (g, first * 4 * H, 4 * H), (f.h_in, h + b * R, R, 1)
+    if fresh:
+        start, x = (f.bias, 0, 0), (f.x, first * f.I, f.I, 1)
+        product_of_two(start, x, f.w_ih, f.I, state, ws.w_hh, R, pre, rows, 4 * H)
+    else:
+        product(pre, state, ws.w_hh, pre, rows, R, 4 * H)
     arrays = (g, g, g, g, f.states[1], f.new[1], ws.hidden)
+    hidden = 0 if ws.projects else h
     for row in range(b, b + rows):
         q, r = (t * f.B + row) * 4 * H, row * H
-        gates_forward(arrays, (q, q + H, q + 2 * H, q + 3 * H, r, r, r), H)
+        gates_forward(arrays, (q, q + H, q + 2 * H, q + 3 * H, r, r, hidden + r), H)
     if ws.projects:
-        out = (f.new[0], b * R, R)
+        out = (f.h_out, h + b * R, R)
         product((ws.zeros, 0, 0), (ws.hidden, b * H, H, 1), ws.w_hr, out, rows, H, R)
 
 
@@ -107,12 +112,12 @@ def forward(call: Call, ws: Forward) -> None:
     T, B, _ = call.x.shape
     H, hr, dtype = call.hidden_size, call.weights.hr, call.x.dtype
     gates = ws.records["gates"] if ws.records else empty((T, B, 4, H), dtype)
-    w_ih, w_hh = packed_pair(call.weights.ih, call.weights.hh, transpose=True)
-    frame = sequence.forward_frame(call, ws, gates, sequence.summed_bias(call), w_ih)
+    w_ih, w_hh, bias = sequence.prepared(call, call.weights.hh)
+    frame = sequence.forward_frame(call, ws, gates, bias, w_ih)
     arrays = LSTMForward(
         frame=frame,
         projects=hr is not None,
-        hidden=frame.new[0] if hr is None else empty((B, H), dtype),
+        hidden=frame.h_out if hr is None else empty((1, B, H), dtype),
         zeros=sequence.constant(0, 0 if hr is None else len(hr), dtype),
         w_hh=w_hh,
         w_hr=w_hh if hr is None else packed(hr, transpose=True),
@@ -130,7 +135,7 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     if hr is not None:
         hidden = gates[:, :, 3] * np.tanh(cells)  # before the gates are overwritten
         d_projected = empty(tape.output.shape, dtype)
-    w_ih, w_hh = packed_pair(call.weights.ih, call.weights.hh)
+    w_ih, w_hh, _ = packed_pair(call.weights.ih, call.weights.hh)
     frame = sequence.backward_frame(call, d_output, d_state, gates, w_ih, ws)
     arrays = LSTMBackward(
         frame=frame,

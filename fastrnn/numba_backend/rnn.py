@@ -8,7 +8,7 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
-from .product import Packed, packed_pair, product
+from .product import Packed, packed_pair, product, product_of_two
 from .sequence import BackwardFrame, ForwardFrame
 from .vectors import Lanes, Vec, pointwise
 
@@ -54,17 +54,21 @@ def relu_backward(L: Lanes, h: Vec, d_h: Vec) -> Vec:
     return L.positive(h, d_h, 0.0)
 
 
-def rnn_step(ws: Any, t: Any, b: Any, rows: Any) -> Any:
+def rnn_step(ws: Any, t: Any, b: Any, rows: Any, h: Any, fresh: Any) -> Any:
     """One step forward."""
     f = ws.frame
     H = f.widths[0]
-    a, h = (t * f.B + b) * H, b * H
-    pre = (f.gates, a, H)
-    product(pre, (f.states[0], h, H, 1), ws.w_hh, pre, rows, H, H)
-    if ws.relu:
-        relu_forward((f.gates, f.new[0]), (a, h), rows * H)
+    row, h = t * f.B + b, h + b * H
+    pre, state = (f.gates, row * H, H), (f.h_in, h, H, 1)
+    if fresh:
+        start, x = (f.bias, 0, 0), (f.x, row * f.I, f.I, 1)
+        product_of_two(start, x, f.w_ih, f.I, state, ws.w_hh, H, pre, rows, H)
     else:
-        tanh_forward((f.gates, f.new[0]), (a, h), rows * H)
+        product(pre, state, ws.w_hh, pre, rows, H, H)
+    if ws.relu:
+        relu_forward((f.gates, f.h_out), (row * H, h), rows * H)
+    else:
+        tanh_forward((f.gates, f.h_out), (row * H, h), rows * H)
 
 
 def rnn_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
@@ -86,9 +90,9 @@ sequence.steps_of(RNNBackward, sequence.step_backward, rnn_step_backward)
 
 def forward(call: Call, ws: Forward) -> None:
     """Run one layer in one direction over a window and fill `ws`."""
-    w_ih, w_hh = packed_pair(call.weights.ih, call.weights.hh, transpose=True)
+    w_ih, w_hh, bias = sequence.prepared(call, call.weights.hh)
     arrays = RNNForward(
-        frame=sequence.forward_frame(call, ws, ws.output, sequence.summed_bias(call), w_ih),
+        frame=sequence.forward_frame(call, ws, ws.output, bias, w_ih),
         relu=call.options["nonlinearity"] == "relu",
         w_hh=w_hh,
     )
@@ -99,7 +103,7 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     """Run it backward and fill `ws`."""
     (h,) = reference.consumed_states(call, tape)
     cut = sequence.plan(call)
-    w_ih, w_hh = packed_pair(call.weights.ih, call.weights.hh)
+    w_ih, w_hh, _ = packed_pair(call.weights.ih, call.weights.hh)
     T, B, H = tape.output.shape
     d_a = empty((min(T, cut.steps_at_once), B, H), call.x.dtype)
     arrays = RNNBackward(

@@ -19,7 +19,7 @@ from ..workspace import Backward, Call, Forward, State, empty
 from ._jit import OPTIONS, jit
 from .float_state import restore_float_state, set_float_state
 from .pool import parallel, ranges
-from .product import ROWS, Packed, product, writable
+from .product import ROWS, Packed, packed_pair, product, writable
 from .vectors import Lanes, Vec, pointwise
 
 BLOCK = 256  # rows that a gradient sums up at once
@@ -43,6 +43,9 @@ class ForwardFrame(NamedTuple):
     states: State  # (B, width): the running state, at the end the final one
     new: State  # (B, width): what a step makes of it; without padding the same memory
     sequences: State  # (T, B, width) or empty: the output, and the cell states if recorded
+    direct: bool  # whether hidden states are read and written where they stay (recorded, unmasked)
+    h_in: Array  # the hidden states that are consumed: (T, B, R) if direct, else (1, B, R)
+    h_out: Array  # and those that are made
     x: Array  # (T, B, I)
     w_ih: Packed  # (I, G*H), from input to pre-activations
     bias: Array  # (G*H,): where the pre-activations' sums start
@@ -74,8 +77,12 @@ class BackwardFrame(NamedTuple):
     zeros: Array  # as many as the longest row: where sums start
 
 
-def step(ws: Any, t: int, b: int, rows: int) -> None:
-    """Make `frame.new` of `frame.states` and `frame.gates` at t, for rows b ... b + rows - 1."""
+def step(ws: Any, t: int, b: int, rows: int, h: int, fresh: bool) -> None:
+    """Make the new states of those before and `frame.gates` at t, for rows b ... b + rows - 1.
+
+    The hidden ones are in `frame.h_in` and `frame.h_out`, from their element `h` on. If `fresh`,
+    the input's share is not in the gates yet.
+    """
 
 
 def step_backward(ws: Any, t: int, b: int, rows: int, d_a: int) -> None:
@@ -116,12 +123,7 @@ def clear(L: Lanes) -> Vec:
 
 
 @jit
-def _add(a: Array, b: Array, out: Array) -> None:
-    add((a, b, out), (0, 0, 0), out.size)
-
-
-@jit
-def _input_share(f: Any, row: int, rows: int) -> None:
+def input_share(f: Any, row: int, rows: int) -> None:
     """Fill gates with bias + W_ih x, for some of the T * B rows."""
     out = (f.gates, row * f.GH, f.GH)
     product((f.bias, 0, 0), (f.x, row * f.I, f.I, 1), f.w_ih, out, rows, f.I, f.GH)
@@ -144,21 +146,24 @@ def forward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
     together = rows < ROWS
     if together:
         t = f.T - last if f.reverse else first
-        _input_share(f, t * f.B, (last - first) * f.B)
+        input_share(f, t * f.B, (last - first) * f.B)
     for number in range(first, last):
         t = f.T - 1 - number if f.reverse else number
-        if not together:
-            _input_share(f, t * f.B + b0, rows)
         if f.reset.size:
             for b in range(b0, b1):
                 if f.reset[t, b] and (not f.padded or t < f.lengths[b]):
                     for k in range(len(f.states)):
                         n = f.widths[k]
                         copy((f.reset_states[k], f.states[k]), (b * n, b * n), n)
-        step(ws, t, b0, rows)
+        h = t * f.B * f.widths[0] if f.direct else 0
+        step(ws, t, b0, rows, h, not together)
         for k in range(len(f.states)):
             n = f.widths[k]
             place = t * f.B * n
+            if k == 0 and f.direct:
+                if number == f.T - 1:
+                    copy((f.h_out, f.states[0]), (h + b0 * n, b0 * n), rows * n)
+                continue
             if not f.padded:
                 if f.sequences[k].size:
                     copy((f.new[k], f.sequences[k]), (b0 * n, place + b0 * n), rows * n)
@@ -240,12 +245,17 @@ def forward_frame(call: Call, ws: Forward, gates: Array, bias: Array, w_ih: Pack
         cells = empty((0, 0, 0), call.x.dtype) if ws.cells is None else ws.cells
         sequences = (*sequences, cells)
     states = ws.state
+    new = states if call.lengths is None else _scratch(states)
+    direct = call.lengths is None and call.reset is None and bool(ws.before)
     return ForwardFrame(
         *_common(call),
         reset_states=_writable(call.reset_state) or states,  # without resets nothing reads them
         states=states,
-        new=states if call.lengths is None else _scratch(states),
+        new=new,
         sequences=sequences,
+        direct=direct,
+        h_in=ws.before[0] if direct else states[0][None],
+        h_out=ws.output if direct else new[0][None],
         x=writable(call.x),
         w_ih=w_ih,
         bias=bias,
@@ -334,14 +344,13 @@ def constant(value: float, size: int, dtype: np.dtype[Any]) -> Array:
     return np.full(size, value, dtype)
 
 
-def summed_bias(call: Call) -> Array:
-    """Return b_ih + b_hh, or zeros, (G*H,)."""
+def prepared(call: Call, hh: Array) -> tuple[Packed, Packed, Array]:
+    """Return W_ih and `hh`, packed for a forward pass, and b_ih + b_hh, or zeros, (G*H,)."""
     w = call.weights
     if w.b_ih is None or w.b_hh is None:
-        return constant(0, len(w.ih), call.x.dtype)
-    bias = empty(w.b_ih.shape, w.b_ih.dtype)
-    _add(writable(w.b_ih), writable(w.b_hh), bias)
-    return bias
+        w_ih, w_hh, _ = packed_pair(w.ih, hh, transpose=True)
+        return w_ih, w_hh, constant(0, len(w.ih), call.x.dtype)
+    return packed_pair(w.ih, hh, transpose=True, biases=(w.b_ih, w.b_hh))
 
 
 def _writable(arrays: State) -> State:
