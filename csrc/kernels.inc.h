@@ -27,6 +27,7 @@ typedef int64_t whole;
 #include "cells/gru.inc.h"
 #include "cells/lstm.inc.h"
 #include "forward.inc.h"
+#include "gradients.inc.h"
 #include "backward.inc.h"
 #include "limits.inc.h"
 

@@ -38,7 +38,7 @@ def _tile(rows: int, panels: int, *, masked: bool = False) -> Any:
 
     @intrinsic
     def tile(
-        typing_context: Any, matrices: Any, r: Any, k: Any, p: Any, K: Any, L: Any, columns: Any
+        typing_context: Any, matrices: Any, r: Any, k: Any, p: Any, K: Any, J: Any, columns: Any
     ) -> Any:
         signature = types.void(matrices, *[types.intp] * 6)
 
@@ -156,36 +156,36 @@ one_by_rest = _tile(1, 1, masked=True)
 
 
 @jit
-def _sweep(m: Any, k: int, K: int, L: int, B: int, N: int) -> None:
-    """Take all tiles: of the first pair's k's K from k on, of the second's the first L."""
+def _sweep(m: Any, k: int, K: int, J: int, B: int, N: int) -> None:
+    """Take all tiles: of the first pair's k's K from k on, of the second's the first J."""
     panel = PANEL_BYTES // m[2][0].itemsize
     whole = N // panel
     rest = N - whole * panel
     tiled = B - B % ROWS
     for p in range(whole):
         for r in range(0, tiled, ROWS):
-            rows_by_panel(m, r, k, p, K, L, 0)
+            rows_by_panel(m, r, k, p, K, J, 0)
     if rest:
         for r in range(0, tiled, ROWS):
-            rows_by_rest(m, r, k, whole, K, L, rest)
+            rows_by_rest(m, r, k, whole, K, J, rest)
     r = tiled
     while r < B:
         p = 0
         if r + 2 <= B:
             count = 2
             while p + 2 <= whole:
-                two_by_two_panels(m, r, k, p, K, L, 0)
+                two_by_two_panels(m, r, k, p, K, J, 0)
                 p += 2
         else:
             count = 1
             while p + 4 <= whole:
-                one_by_four_panels(m, r, k, p, K, L, 0)
+                one_by_four_panels(m, r, k, p, K, J, 0)
                 p += 4
         for row in range(r, r + count):
             for q in range(p, whole):
-                one_by_panel(m, row, k, q, K, L, 0)
+                one_by_panel(m, row, k, q, K, J, 0)
             if rest:
-                one_by_rest(m, row, k, whole, K, L, rest)
+                one_by_rest(m, row, k, whole, K, J, rest)
         r += count
 
 
@@ -206,17 +206,17 @@ def product(start: Any, a: Any, w: Any, out: Any, B: int, K: int, N: int) -> Non
 
 @jit
 def product_of_two(
-    start: Any, a: Any, w: Any, K: int, b: Any, u: Any, L: int, out: Any, B: int, N: int
+    start: Any, a: Any, w: Any, K: int, h: Any, u: Any, J: int, out: Any, B: int, N: int
 ) -> None:
-    """Write start + a (B, K) @ w (K, N) + b (B, L) @ u (L, N) to out, in one chain.
+    """Write start + a (B, K) @ w (K, N) + h (B, J) @ u (J, N) to out (B, N), in one chain.
 
-    At once, what lies between the two need not be written: 3 % of the time of a small RNN.
+    At once, what lies between the two need not be written: 2 to 4 % of a small layer's time.
     """
-    if K <= BLOCK and L <= BLOCK:
-        _sweep((located(start), located(out), a, w, b, u), 0, K, L, B, N)
+    if K <= BLOCK and J <= BLOCK:
+        _sweep((located(start), located(out), a, w, h, u), 0, K, J, B, N)
     else:
         product(start, a, w, out, B, K, N)
-        product(out, b, u, out, B, L, N)
+        product(out, h, u, out, B, J, N)
 
 
 @jit
