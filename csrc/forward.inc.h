@@ -18,12 +18,13 @@ static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
                        .steps = min_of(p->T - p->done, steps_at_once(p)),
                        .by_rows = shares_rows(p, 0)};
     const int before = cell == FASTRNN_GRU_BEFORE;
+    j->unpacked = p->T == 1 && B == 1 && !before && !p->P;
     /* Few rows are too few for a tile: take those of some steps together. Doing so with large weights
      * too, to read them less often, was 3 to 6 % slower at B = 32, H = 256 and 512. */
-    if (before || B < 2 * MOST_ROWS)
+    if (!j->unpacked && (before || B < 2 * MOST_ROWS))
         j->ahead = min_of(p->T, max_of(1, 64 / B));
-    j->w_x = take(&a, j->panels * I * C * VL);
-    j->w_h = take(&a, j->panels * R * (before ? 2 : C) * VL);
+    j->w_x = take(&a, j->unpacked ? 0 : j->panels * I * C * VL);
+    j->w_h = take(&a, j->unpacked ? 0 : j->panels * R * (before ? 2 : C) * VL);
     j->w_2 = take(&a, before ? ceil_div(H, UNITS) * H * UNITS : ceil_div(p->P, UNITS) * H * UNITS);
     j->bias = take(&a, j->panels * C * VL);
     j->bias_n = take(&a, ceil_div(H, UNITS) * UNITS);
@@ -59,8 +60,10 @@ static void prepare_forward(const forward_job *j, int member, int members)
     const int cell = p->cell, G = gates_of(cell), V = vectors_of(cell), C = G * V;
     const int64_t H = p->H, R = j->R;
     int64_t q0 = part(j->panels, member, members), q1 = part(j->panels, member + 1, members);
-    pack_rows(p->w_ih, p->I, H, G, V, j->w_x, q0, q1);
-    pack_rows(p->w_hh, R, H, cell == FASTRNN_GRU_BEFORE ? 2 : G, V, j->w_h, q0, q1);
+    if (!j->unpacked) {
+        pack_rows(p->w_ih, p->I, H, G, V, j->w_x, q0, q1);
+        pack_rows(p->w_hh, R, H, cell == FASTRNN_GRU_BEFORE ? 2 : G, V, j->w_h, q0, q1);
+    }
     int64_t blocks = ceil_div(cell == FASTRNN_GRU_BEFORE ? H : p->P, UNITS);
     int64_t k0 = part(blocks, member, members), k1 = part(blocks, member + 1, members);
     if (cell == FASTRNN_GRU_BEFORE)
@@ -170,6 +173,20 @@ SHARED void points(const forward_job *j, const step *s, int64_t b, int rows, int
     }
 }
 
+/* Go on with the chains of one row for a number of panels, of weights (gates * H, K) as they are. */
+INLINE void chain_unpacked(vec *acc, const int Q, const int C, const real *a, const real *w, int64_t H,
+                           int64_t K, int V, int64_t q)
+{
+    vec sums[ACCUMULATORS]; /* others than `acc`, which has to stay in registers elsewhere */
+    UNROLL
+    for (int i = 0; i < Q * C; i++)
+        sums[i] = acc[i];
+    multiply_rows(sums, Q, C, V, a, w, H, K, q);
+    UNROLL
+    for (int i = 0; i < Q * C; i++)
+        acc[i] = sums[i];
+}
+
 /* One step for R rows and Q panels of C columns: pre-activations in registers, then the points. */
 INLINE void forward_tile(const forward_job *j, const step *s, const int C, const int R, const int Q,
                          int64_t b, int64_t q)
@@ -189,7 +206,10 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
             acc[i] = load(j->bias + ((q + i / C % Q) * C + i % C) * VL);
         operands x = {(const real *)j->p->x + (s->t * B + b) * I, I, 1,
                       j->w_x + q * I * C * VL, I * C * VL, I};
-        chain(acc, R, Q, C, C, x);
+        if (R == 1 && j->unpacked)
+            chain_unpacked(acc, Q, C, x.a, j->p->w_ih, j->p->H, I, vectors_of(j->p->cell), q);
+        else
+            chain(acc, R, Q, C, C, x);
     }
     if (C == 3) { /* the GRU: r comes in between n's two sums */
         UNROLL
@@ -199,7 +219,10 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
         }
     }
     operands h = {s->h + b * j->R, j->R, 1, j->w_h + q * j->R * C * VL, j->R * C * VL, j->R};
-    chain(acc, R, Q, C, C, h);
+    if (R == 1 && j->unpacked)
+        chain_unpacked(acc, Q, C, h.a, j->p->w_hh, j->p->H, j->R, vectors_of(j->p->cell), q);
+    else
+        chain(acc, R, Q, C, C, h);
     UNROLL
     for (int i = 0; i < R * Q * C; i++)
         v[i / C][i % C] = acc[i];

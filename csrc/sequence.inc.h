@@ -139,6 +139,7 @@ typedef struct {
     int64_t ahead;         /* steps whose input product is taken at once; 0: step by step */
     int64_t steps;         /* of a call */
     int by_rows;
+    int unpacked;          /* one step of one row: weights are read as they are */
 } forward_job;
 
 typedef struct {

@@ -42,7 +42,11 @@ def main() -> None:
     for variant in VARIANTS:
         for dtype in ("float32", "float64"):
             for n in range(2 if variant.projected else 1, 65):
-                for sizes in (Sizes(2, 3, n, n), Sizes(2, 1, 65 - n, n)):
+                for sizes in (
+                    Sizes(2, 3, n, n),
+                    Sizes(2, 1, 65 - n, n),
+                    Sizes(1, 1, n, max(65 - n, 2)),
+                ):
                     problem = make_problem(variant, sizes, EVERYTHING, dtype).map(copy)
                     problem.solve("c")
                     problem.infer("c")
