@@ -189,7 +189,7 @@ INLINE void chain_unpacked(vec *acc, const int Q, const int C, const real *a, co
 
 /* One step for R rows and Q panels of C columns: pre-activations in registers, then the points. */
 INLINE void forward_tile(const forward_job *j, const step *s, const int C, const int R, const int Q,
-                         int64_t b, int64_t q)
+                         int64_t b, int64_t q, const int unpacked)
 {
     const int64_t B = j->p->B, I = j->p->I;
     vec acc[ACCUMULATORS], v[ACCUMULATORS][4];
@@ -206,7 +206,7 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
             acc[i] = load(j->bias + ((q + i / C % Q) * C + i % C) * VL);
         operands x = {(const real *)j->p->x + (s->t * B + b) * I, I, 1,
                       j->w_x + q * I * C * VL, I * C * VL, I};
-        if (R == 1 && j->unpacked)
+        if (unpacked)
             chain_unpacked(acc, Q, C, x.a, j->p->w_ih, j->p->H, I, vectors_of(j->p->cell), q);
         else
             chain(acc, R, Q, C, C, x);
@@ -219,7 +219,7 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
         }
     }
     operands h = {s->h + b * j->R, j->R, 1, j->w_h + q * j->R * C * VL, j->R * C * VL, j->R};
-    if (R == 1 && j->unpacked)
+    if (unpacked)
         chain_unpacked(acc, Q, C, h.a, j->p->w_hh, j->p->H, j->R, vectors_of(j->p->cell), q);
     else
         chain(acc, R, Q, C, C, h);
@@ -261,13 +261,19 @@ INLINE void tiles(const forward_job *j, const step *s, const int C, const share 
         int panels = 1;
         if (who->b1 - who->b0 == 1) {
             panels = tile_rows(q1 - q, TILE_PANELS(C));
-#define BODY(Q) forward_tile(j, s, C, 1, Q, who->b0, q)
-            WITH_ROWS(panels, TILE_PANELS(C), BODY)
+#define BODY(Q) forward_tile(j, s, C, 1, Q, who->b0, q, 0)
+#define UNPACKED(Q) forward_tile(j, s, C, 1, Q, who->b0, q, 1)
+            if (j->unpacked) {
+                WITH_ROWS(panels, TILE_PANELS(C), UNPACKED)
+            } else {
+                WITH_ROWS(panels, TILE_PANELS(C), BODY)
+            }
+#undef UNPACKED
 #undef BODY
         } else {
             for (int64_t b = who->b0; b < who->b1;) {
                 int rows = tile_rows(who->b1 - b, TILE_ROWS(C));
-#define BODY(R) forward_tile(j, s, C, R, 1, b, q)
+#define BODY(R) forward_tile(j, s, C, R, 1, b, q, 0)
                 WITH_ROWS(rows, TILE_ROWS(C), BODY)
 #undef BODY
                 b += rows;
