@@ -136,12 +136,13 @@ class _Blocks:
             if found is not None:
                 return found
         block = self._new(size)
+        found = np.ndarray(shape, dtype, *block)  # first: listed without it, it would count as free
         if self.counts and size <= self.MOST:
             if self.kept + size > self.MOST:
                 self.forget()
             self.kept += size
             self.blocks.setdefault(size, []).append(block)
-        return np.ndarray(shape, dtype, *block)
+        return found
 
     def _new(self, size: int) -> Block:
         """Make a block that begins with a line of the cache, each at another place of its page.

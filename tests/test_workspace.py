@@ -1,5 +1,6 @@
 """Memory of large arrays: used again when nothing refers to it, and never twice at a time."""
 
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -81,3 +82,18 @@ def test_threads_never_get_the_same_memory() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(8)))
+
+
+def test_memory_is_not_offered_before_its_array_is_there() -> None:
+    """In between, another thread would find nothing that refers to it."""
+    offered = []
+
+    class Watched(list):
+        def append(self, block: workspace.Block) -> None:
+            offered.append(sys.getrefcount(block[0]) - workspace.BLOCKS.alone)
+            super().append(block)
+
+    workspace.BLOCKS.blocks[FLOAT.itemsize * SHAPE[0] * SHAPE[1]] = Watched()
+    array = empty()
+    assert array.shape == SHAPE
+    assert offered == [1]  # the array
