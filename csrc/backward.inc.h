@@ -64,9 +64,9 @@ static void prepare_backward(const backward_job *j, int member, int members)
     int64_t t = time_of(p, p->T - 1);
     const real *d_h = q->d_h_n;
     for (int64_t b = 0; b < B; b++) {
-        const real *d_y = j->d_output + (t * B + b) * R;
+        const real *d_y = j->d_output && is_valid(p, t, b) ? j->d_output + (t * B + b) * R : 0;
         for (int64_t u = 0; u < R; u++)
-            j->d_h[b * R + u] = d_h[b * R + u] + (is_valid(p, t, b) ? d_y[u] : 0);
+            j->d_h[b * R + u] = d_h[b * R + u] + (d_y ? d_y[u] : 0);
     }
     if (cell == FASTRNN_LSTM)
         memcpy(j->d_c, q->d_c_n, (size_t)(B * H) * sizeof(real));
@@ -197,7 +197,7 @@ SHARED void backward_steps(const backward_job *j, int64_t first, int64_t last, c
             s.at = (s.t - earliest) * p->B;
             if (number > 0) {
                 s.t_next = time_of(p, number - 1);
-                s.d_next = j->d_output + s.t_next * p->B * j->R;
+                s.d_next = j->d_output ? j->d_output + s.t_next * p->B * j->R : 0;
             }
             if (p->P)
                 project_backward(j, &s, who);

@@ -47,7 +47,7 @@ typedef struct {
 typedef struct {
     fastrnn_pass forward;
     const void *h, *c;                    /* (T, B, R), (T, B, H): the states that steps consumed */
-    const void *d_output, *d_h_n, *d_c_n; /* (T, B, R), (B, R), (B, H) */
+    const void *d_output, *d_h_n, *d_c_n; /* (T, B, R) or null for zeros, (B, R), (B, H) */
     void *d_x, *d_w_ih, *d_w_hh, *d_b_ih, *d_b_hh, *d_w_hr;
     void *d_h0, *d_c0, *d_reset_h, *d_reset_c; /* the last two may be null without resets */
 } fastrnn_backward_pass;
@@ -68,6 +68,16 @@ FASTRNN_API int fastrnn_know_arrays(uintptr_t array_type, uintptr_t float32, uin
 FASTRNN_API int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uintptr_t h0,
                               uintptr_t c0, uintptr_t w_ih, uintptr_t w_hh, uintptr_t b_ih,
                               uintptr_t b_hh, uintptr_t output, uintptr_t h_n, uintptr_t c_n);
+
+/* Run a whole pass, forward or backward, that lacks nothing but its scratch, given as the bytes of its
+ * struct: return 1, or -1 if there is no memory. Its arrays are checked and not empty, and those of
+ * the output and of h_n may be one if there is one step. Ctrl-C has to wait: it should have no more
+ * multiply-adds forward than this. A step is a pass that lacks what is given besides. */
+enum { FASTRNN_AT_ONCE = 300000000 };
+FASTRNN_API int fastrnn_at_once(const char *pass, int backward);
+FASTRNN_API int fastrnn_step(const char *pass, int threads, int64_t B, uintptr_t x, uintptr_t h0,
+                             uintptr_t c0, uintptr_t h_n, uintptr_t c_n, uintptr_t gates,
+                             uintptr_t hidden_n);
 
 /* End the threads; the next pass that wants some starts them anew. */
 FASTRNN_API void fastrnn_stop(void);

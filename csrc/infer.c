@@ -22,7 +22,6 @@ typedef struct {
 } array;
 
 enum { PLAIN = 0x1 | 0x100, WRITEABLE = 0x400 }; /* C-contiguous and aligned */
-enum { TOO_LONG = 100000000 }; /* multiply-adds: some ms, in which Ctrl-C has to wait */
 
 static struct {
     uintptr_t array_type, float32, float64, none;
@@ -58,6 +57,47 @@ static void *plain(uintptr_t object, uintptr_t dtype, int layers, int64_t rows, 
     return a->data;
 }
 
+/* Run a pass that lacks nothing but its scratch, and maybe its output. */
+static int run_at_once(fastrnn_backward_pass *q, int backward)
+{
+    fastrnn_pass *p = &q->forward;
+    const int64_t size = fastrnn_scratch(p, backward);
+    char *memory = malloc((size_t)size);
+    if (!memory)
+        return -1;
+    p->scratch = memory;
+    while (backward ? fastrnn_backward(q) : fastrnn_forward(p))
+        ;
+    free(memory);
+    return 1;
+}
+
+int fastrnn_at_once(const char *pass, int backward)
+{
+    fastrnn_backward_pass q;
+    memcpy(&q, pass, backward ? sizeof q : sizeof q.forward);
+    return run_at_once(&q, backward);
+}
+
+int fastrnn_step(const char *pass, int threads, int64_t B, uintptr_t x, uintptr_t h0, uintptr_t c0,
+                 uintptr_t h_n, uintptr_t c_n, uintptr_t gates, uintptr_t hidden_n)
+{
+    fastrnn_backward_pass q;
+    memcpy(&q, pass, sizeof q.forward);
+    fastrnn_pass *p = &q.forward;
+    p->threads = threads;
+    p->B = B;
+    p->x = (const void *)x;
+    p->h0 = (const void *)h0;
+    p->c0 = (const void *)c0;
+    p->output = p->h_n = (void *)h_n; /* the same numbers */
+    p->c_n = (void *)c_n;
+    p->cells = gates ? p->c_n : NULL; /* likewise */
+    p->gates = (void *)gates;
+    p->hidden_n = (void *)hidden_n;
+    return run_at_once(&q, 0);
+}
+
 int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uintptr_t h0, uintptr_t c0,
                   uintptr_t w_ih, uintptr_t w_hh, uintptr_t b_ih, uintptr_t b_hh, uintptr_t output,
                   uintptr_t h_n, uintptr_t c_n)
@@ -71,38 +111,32 @@ int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uintptr_t h0, ui
         return 0;
     const uintptr_t dtype = in->dtype;
     const intptr_t *last = in->shape + in->dimensions - 1;
-    fastrnn_pass p = {.T = form == FASTRNN_CELL ? 1 : in->shape[0],
-                      .B = last[-1],
-                      .I = last[0],
-                      .H = hh->shape[1],
-                      .cell = cell,
-                      .real_bytes = dtype == known.float32 ? 4 : 8,
-                      .threads = threads,
-                      .x = in->data};
-    if ((dtype != known.float32 && dtype != known.float64) || !p.T || !p.B || !p.I || !p.H ||
-        (double)p.T * step_work(&p) > TOO_LONG)
+    fastrnn_backward_pass q = {0};
+    fastrnn_pass *p = &q.forward;
+    *p = (fastrnn_pass){.T = form == FASTRNN_CELL ? 1 : in->shape[0],
+                        .B = last[-1],
+                        .I = last[0],
+                        .H = hh->shape[1],
+                        .cell = cell,
+                        .real_bytes = dtype == known.float32 ? 4 : 8,
+                        .threads = threads,
+                        .x = in->data};
+    if ((dtype != known.float32 && dtype != known.float64) || !p->T || !p->B || !p->I || !p->H ||
+        (double)p->T * step_work(p) > FASTRNN_AT_ONCE)
         return 0;
     const int stateless = h0 == known.none, unbiased = b_ih == known.none;
     if ((lstm && (c0 == known.none) != stateless) || (b_hh == known.none) != unbiased)
         return 0;
-    if (!(p.w_ih = plain(w_ih, dtype, 0, G * p.H, p.I)) ||
-        !(p.w_hh = plain(w_hh, dtype, 0, G * p.H, p.H)) ||
-        (!unbiased && !(p.b_ih = plain(b_ih, dtype, 0, 0, G * p.H))) ||
-        (!unbiased && !(p.b_hh = plain(b_hh, dtype, 0, 0, G * p.H))) ||
-        (!stateless && !(p.h0 = plain(h0, dtype, layers, p.B, p.H))) ||
-        (!stateless && lstm && !(p.c0 = plain(c0, dtype, layers, p.B, p.H))))
+    if (!(p->w_ih = plain(w_ih, dtype, 0, G * p->H, p->I)) ||
+        !(p->w_hh = plain(w_hh, dtype, 0, G * p->H, p->H)) ||
+        (!unbiased && !(p->b_ih = plain(b_ih, dtype, 0, 0, G * p->H))) ||
+        (!unbiased && !(p->b_hh = plain(b_hh, dtype, 0, 0, G * p->H))) ||
+        (!stateless && !(p->h0 = plain(h0, dtype, layers, p->B, p->H))) ||
+        (!stateless && lstm && !(p->c0 = plain(c0, dtype, layers, p->B, p->H))))
         return 0;
     /* What is written has just been allocated for this. */
-    p.h_n = ((array *)h_n)->data;
-    p.c_n = lstm ? ((array *)c_n)->data : NULL;
-    const int64_t size = fastrnn_scratch(&p, 0), rows = p.B * p.H * p.real_bytes;
-    char *memory = malloc((size_t)(size + rows));
-    if (!memory)
-        return -1;
-    p.scratch = memory;
-    p.output = form == FASTRNN_CELL ? memory + size : ((array *)output)->data;
-    while (fastrnn_forward(&p))
-        ;
-    free(memory);
-    return 1;
+    p->h_n = ((array *)h_n)->data;
+    p->c_n = lstm ? ((array *)c_n)->data : NULL;
+    p->output = form == FASTRNN_CELL ? p->h_n : ((array *)output)->data; /* the same numbers */
+    return run_at_once(&q, 0);
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -69,6 +70,121 @@ def quick(form: str, cell: str, *options: object) -> Callable[..., Any] | None:
     return None if code is None or not _knows_arrays() else partial(_infer, code, FORMS[form])
 
 
+def direct(cell: str, *options: object) -> Direct | None:
+    """Return the passes of a cell by the addresses of arrays (`dispatch.direct`)."""
+    code = CELLS.get((cell, *options))
+    return None if code is None else Direct(code)
+
+
+class Direct:
+    """Plain passes: a layer in one direction, without projection, lengths and resets.
+
+    Arrays are given by the addresses of their numbers, 0 for those that are not there. Nothing is
+    checked here: they are of one type, contiguous, of the right sizes, and not empty. Ctrl-C waits
+    until a pass has ended, so it should have no more multiply-adds forward than `MOST`.
+    """
+
+    MOST: int = lib.FASTRNN_AT_ONCE
+
+    def __init__(self, cell: int) -> None:
+        self.cell = cell
+
+    def forward(
+        self,
+        sizes: tuple[int, int, int, int],
+        real_bytes: int,
+        threads: int,
+        read: Sequence[int],
+        written: Sequence[int],
+    ) -> None:
+        """Run forward.
+
+        Parameters
+        ----------
+        sizes
+            T, B, I, H.
+        real_bytes, threads
+            Bytes of a number, and the most threads to use.
+        read
+            x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0.
+        written
+            output, h_n, c_n; if recorded: cells, gates, hidden_n. Of a single step output and h_n
+            may be one, and cells and c_n.
+        """
+        _check(lib.fastrnn_at_once(self._pass(sizes, real_bytes, threads, read, written), 0))
+
+    def threads(self, most: int) -> int:
+        """Return how many threads to use, of at most so many."""
+        return min(most, _threads())
+
+    def step(self, I: int, H: int, real_bytes: int, weights: Sequence[int]) -> Callable[..., int]:
+        """Return a function of threads, B, x, h0, c0, h_n, c_n, gates, hidden_n: a single step.
+
+        The last two are 0 if nothing is recorded.
+        """
+        one = self._pass((1, 0, I, H), real_bytes, 1, (0, *weights, 0, 0), (0,) * 6)
+        return partial(lib.fastrnn_step, one)
+
+    def backward(
+        self,
+        sizes: tuple[int, int, int, int],
+        real_bytes: int,
+        threads: int,
+        read: Sequence[int],
+        recorded: Sequence[int],
+        further: Sequence[int],
+    ) -> None:
+        """Run backward, and overwrite gates and hidden_n.
+
+        Parameters
+        ----------
+        sizes, real_bytes, threads, read, recorded
+            Those of the pass forward.
+        further
+            h and c that the steps consumed, (T, B, H); d_output, d_h_n, d_c_n; and the gradients
+            that are written: x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0.
+        """
+        h, c, d_output, d_h_n, d_c_n, d_x, d_ih, d_hh, d_b_ih, d_b_hh, d_h0, d_c0 = further
+        rest = BACKWARD.pack(
+            h, c, d_output, d_h_n, d_c_n, d_x, d_ih, d_hh, d_b_ih, d_b_hh, 0, d_h0, d_c0, 0, 0
+        )
+        both = self._pass(sizes, real_bytes, threads, read, recorded) + rest
+        _check(lib.fastrnn_at_once(both, 1))
+
+    def _pass(
+        self,
+        sizes: tuple[int, int, int, int],
+        real_bytes: int,
+        threads: int,
+        read: Sequence[int],
+        written: Sequence[int],
+    ) -> bytes:
+        x, w_ih, w_hh, b_ih, b_hh, h0, c0 = read
+        output, h_n, c_n, cells, gates, hidden_n = written
+        return PASS.pack(
+            *sizes, 0, self.cell, real_bytes, 0, self.threads(threads), 0, 0, x, w_ih, w_hh,
+            b_ih, b_hh, 0, h0, c0, 0, 0, output, h_n, c_n, cells, gates, hidden_n, 0, 0,
+        )  # fmt: skip
+
+
+def _layout(fields: Iterable[tuple[str, Any]]) -> struct.Struct:
+    """Return the layout of a struct's fields, in their order, for Python's own `struct`."""
+    letters = {"int64_t": "q", "int32_t": "i"}
+    return struct.Struct("".join([letters.get(f.type.cname, "P") for _, f in fields]))
+
+
+PASS = _layout(ffi.typeof("fastrnn_pass").fields)
+BACKWARD = _layout(ffi.typeof("fastrnn_backward_pass").fields[1:])  # what follows the pass
+assert PASS.size == ffi.sizeof("fastrnn_pass")
+assert PASS.size + BACKWARD.size == ffi.sizeof("fastrnn_backward_pass")
+
+
+def _check(answer: int) -> int:
+    if answer < 0:
+        raise MemoryError("no memory for the scratch of a pass")
+    return answer
+
+
 def _infer(
     cell: int,
     form: int,
@@ -103,9 +219,7 @@ def _infer(
         cell, form, _threads(), id(x), id(h0), id(c0), id(w_ih), id(w_hh), id(b_ih),
         id(b_hh), id(output), id(h_n), id(c_n),
     )  # fmt: skip
-    if done < 0:
-        raise MemoryError("no memory for the scratch of a forward pass")
-    return (output, h_n, c_n) if done else None
+    return (output, h_n, c_n) if _check(done) else None
 
 
 def _threads() -> int:

@@ -138,6 +138,16 @@ def quick(backend: str | None, form: str, cell: str, *options: object) -> Quick 
     return found
 
 
+@cache
+def direct(cell: str, *options: object) -> Any:
+    """Return the passes of the backend "c" on addresses (`c_backend.Direct`), if it is the choice.
+
+    None if another backend computes. The choice is made once, as for `quick`.
+    """
+    make = getattr(select(None, cell), "direct", None)
+    return make and make(cell, *options)
+
+
 def isa() -> str | None:
     """Name the instruction set that the C kernels use; None where they are not built.
 

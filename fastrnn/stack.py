@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import dispatch, validation, workspace
 from .cells import CELLS, Cell
-from .tape import Gradients, Run, Tape
+from .tape import Gradients, Pullback, Run, Tape
 from .validation import Array
 from .workspace import Backward, Call, Forward, State, Weights
 
@@ -40,6 +40,15 @@ class Step:
 
     calls: list[tuple[Call, Forward]]
     dropout: Array | None  # what this layer's input was multiplied by
+
+
+class Trace(NamedTuple):
+    """A recorded pass: what `Tape` takes."""
+
+    output: Array
+    state: Any
+    pullback: Pullback
+    cell_states: Array | None
 
 
 @dataclass(slots=True)
@@ -84,34 +93,36 @@ class Stack:
         self, x: object, state: object, lengths: object, reset: object, reset_state: object
     ) -> Tape:
         """Return the tape of a pass."""
+        trace = self.trace(x, state, lengths, reset, reset_state)
+        trace.output.flags.writeable = False
+        if trace.cell_states is not None:
+            trace.cell_states.flags.writeable = False
+        return Tape(*trace)
+
+    def trace(
+        self, x: object, state: object, lengths: object, reset: object, reset_state: object
+    ) -> Trace:
+        """Run a recorded pass; return what its tape is made of."""
         inputs = self._read(x, state, lengths, reset, reset_state)
         kernels = dispatch.select(self.backend, self.cell.name)
         steps = self._forward(kernels, inputs, record=True)
         output = self._sequence_out(_joined(steps[-1]), inputs)
-        output.flags.writeable = False
         finals = [ws.state for _, ws in _flat(steps)]
         cell_states = None
         if len(self.cell.states) > 1:
             cells: list[Any] = [ws.cells for _, ws in steps[-1].calls]
             cell_states = self._sequence_out(_side_by_side(cells), inputs)
-            cell_states.flags.writeable = False
+        shape = output.shape
 
         def pullback(d_output: object, d_state: object) -> Run:
             d_y = None
             if d_output is not None:
                 d_y = validation.floating("d_output", d_output, inputs.x.dtype)
-                d_y = self._sequence_in(
-                    validation.shape("d_output", d_y, *output.shape), inputs.batched
-                )
+                d_y = self._sequence_in(validation.shape("d_output", d_y, *shape), inputs.batched)
             d_finals = self._states_in("d_state", d_state, inputs.x, inputs.batched)
             return partial(self._backward, kernels, inputs, steps, d_y, d_finals)
 
-        return Tape(
-            output,
-            self._state_out(finals, inputs),
-            pullback,
-            cell_states,
-        )
+        return Trace(output, self._state_out(finals, inputs), pullback, cell_states)
 
     def _read(
         self, x: object, state: object, lengths: object, reset: object, reset_state: object

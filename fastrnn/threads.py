@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from . import validation
 
 _number: int | None = None
+_limit = threading.local()  # its `number`, if any, is that of `at_most`
 
 
 def set_num_threads(n: int) -> None:
@@ -30,7 +33,20 @@ def num_threads() -> int:
     That is the number set, else ``FASTRNN_NUM_THREADS``, else the number of processors that this
     process may use. The last two are found out when they are first needed.
     """
-    return _default() if _number is None else _number
+    number = _default() if _number is None else _number
+    limit: int | None = getattr(_limit, "number", None)
+    return number if limit is None or number < limit else limit
+
+
+@contextlib.contextmanager
+def at_most(n: int) -> Iterator[None]:
+    """Let calls of this thread use no more than n threads, while the context lasts."""
+    before = getattr(_limit, "number", None)
+    _limit.number = n if before is None else min(n, before)
+    try:
+        yield
+    finally:
+        _limit.number = before
 
 
 def processors() -> int:

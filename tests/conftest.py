@@ -95,6 +95,7 @@ def forget_choices() -> None:
         dispatch._load,
         dispatch._select,
         dispatch.quick,
+        dispatch.direct,
     ):
         found.cache_clear()
 

@@ -1,0 +1,172 @@
+"""A single step of a cell on plain tensors: as few operations as can be.
+
+In a loop over steps the interpreter takes longer than the kernels. Looked at is all that may have
+changed from call to call; where a case is not plain, nothing is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .. import dispatch
+from ..cells import CELLS
+from .direct import TYPES, addresses, are_plain, is_plain
+
+ALONE = 500_000  # multiply-adds for which another thread is not worth waking
+
+
+class Step:
+    """A step of a cell with certain weights."""
+
+    def __init__(
+        self, cell: str, run: Any, weights: Mapping[str, Tensor], shapes: tuple[torch.Size, torch.Size]
+    ) -> None:
+        row, first = CELLS[cell], next(iter(weights.values()))
+        self.names = list(weights)
+        self.addresses = [w.data_ptr() for w in weights.values()]
+        self.ih, self.hh = shapes
+        self.dtype, self.real_bytes = first.dtype, TYPES[first.dtype]
+        self.sizes = I, H = self.ih[1], self.hh[1]  # I, H
+        work = self.hh[0] * (I + H)
+        self.alone, self.most = ALONE // work, run.MOST // work  # rows
+        self.pair = len(row.states) > 1
+        self.gates = (len(row.gates), H) if "gates" in row.records else None
+        self.hidden_n = "hidden_n" in row.records
+        self.direct = run
+        self.four = addresses(list(weights.values()), 4)
+        self.run = run.step(I, H, self.real_bytes, self.four)
+
+    @classmethod
+    def find(
+        cls, cell: str, options: tuple[object, ...], weights: Mapping[str, Any]
+    ) -> Step | None:
+        """Return the step of a cell whose parameters have these names, if there is one here."""
+        run, (ih, hh, *_) = dispatch.direct(cell, *options), weights.values()
+        dtype = getattr(ih, "dtype", None)
+        if run is None or dtype not in TYPES or ih.ndim != 2:
+            return None
+        if not are_plain(CELLS[cell], list(weights.values()), dtype, ih.shape[1]):
+            return None
+        return cls(cell, run, weights, (ih.shape, hh.shape))
+
+    def holds(self, parameters: Mapping[str, Any]) -> bool:
+        """Say whether the weights are where and as they were."""
+        try:
+            if [parameters[name].data_ptr() for name in self.names] != self.addresses:
+                return False
+        except (AttributeError, KeyError):  # not among the parameters any more, or None
+            return False
+        ih, hh = parameters["weight_ih"], parameters["weight_hh"]
+        return (
+            ih.shape == self.ih
+            and hh.shape == self.hh
+            and ih.is_contiguous()
+            and hh.is_contiguous()
+        )
+
+    def __call__(self, x: Tensor, hx: Any, parameters: Mapping[str, Any]) -> Any:
+        """Return the new state, or None if x (B, I) and the state (B, H) are not the plain case."""
+        dtype, shape, (I, H) = self.dtype, x.shape, self.sizes
+        B = shape[0]
+        if (
+            shape[1] != I
+            or not 0 < B <= self.most
+            or x.dtype is not dtype
+            or not x.is_contiguous()
+            or not x.is_cpu
+            or x.is_neg()
+        ):
+            return None
+        rows = (B, H)
+        c = None
+        if hx is None:
+            h = torch.zeros(rows, dtype=dtype)
+            if self.pair:
+                c = torch.zeros(rows, dtype=dtype)
+        elif self.pair:
+            if type(hx) is not tuple or len(hx) != 2:
+                return None
+            h, c = hx
+            if not is_plain(c, dtype, rows):
+                return None
+        else:
+            h = hx
+        if not is_plain(h, dtype, rows):
+            return None
+        if torch.is_grad_enabled():
+            weights = [parameters[name] for name in self.names]
+            return _Step.apply(self, x, h, c, *weights)
+        return self.advance(B, x, h, c, 0, 0)
+
+    def advance(
+        self, B: int, x: Tensor, h: Tensor, c: Tensor | None, gates: int, hidden_n: int
+    ) -> Any:
+        """Run the step, and return its new state."""
+        threads = 1 if B <= self.alone else self.direct.threads(torch.get_num_threads())
+        h_new = torch.empty_like(h)
+        if c is None:
+            self.run(
+                threads, B, x.data_ptr(), h.data_ptr(), 0, h_new.data_ptr(), 0, gates, hidden_n
+            )
+            return h_new
+        c_new = torch.empty_like(c)
+        self.run(
+            threads, B, x.data_ptr(), h.data_ptr(), c.data_ptr(), h_new.data_ptr(),
+            c_new.data_ptr(), gates, hidden_n,
+        )  # fmt: skip
+        return h_new, c_new
+
+
+class _Step(torch.autograd.Function):
+    """A recorded step and the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, step: Step, x: Tensor, h: Tensor, c: Tensor | None, *weights: Tensor
+    ) -> Any:
+        ctx.step = step
+        new, ctx.records = _record(step, x, h, c)
+        if c is None:
+            ctx.save_for_backward(x, h, new, *weights)
+        else:
+            ctx.save_for_backward(x, h, c, *new, *weights)
+        return new
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *d: Tensor) -> tuple[Any, ...]:
+        step, records = ctx.step, ctx.records
+        saved, n = ctx.saved_tensors, len(d)
+        x, states, new, weights = saved[0], saved[1 : n + 1], saved[n + 1 : 2 * n + 1], saved[2 * n + 1 :]
+        ctx.records = None
+        if records is None:  # a second time, with retain_graph: the first has overwritten them
+            _, records = _record(step, x, *states, *[None] * (2 - n))
+        d_last = addresses([one.contiguous() for one in d], 2)
+        found = [torch.empty_like(t) for t in (x, *states, *weights)]
+        d_x, *d_states = addresses(found[: n + 1], 3)
+        h, c = addresses(states, 2)
+        h_new, c_new = addresses(new, 2)
+        B, (I, H) = len(x), step.sizes
+        step.direct.backward(
+            (1, B, I, H),
+            step.real_bytes,
+            torch.get_num_threads(),
+            (x.data_ptr(), *addresses(weights, 4), h, c),
+            (h_new, h_new, c_new, c_new, *addresses(records, 2)),
+            (h, c, 0, *d_last, d_x, *addresses(found[n + 1 :], 4), *d_states),
+        )
+        return None, *found[: n + 1], *[None] * (2 - n), *found[n + 1 :]
+
+
+def _record(step: Step, x: Tensor, h: Tensor, c: Tensor | None) -> tuple[Any, list[Tensor]]:
+    """Run a step; return its new state, and what the way back overwrites: gates, hidden_n."""
+    B = len(x)
+    records = [torch.empty((B, *step.gates), dtype=step.dtype)] if step.gates else []
+    if step.hidden_n:
+        records.append(torch.empty_like(h))
+    return step.advance(B, x, h, c, *addresses(records, 2)), records
