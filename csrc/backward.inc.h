@@ -168,10 +168,12 @@ SHARED void state_gradient(const backward_job *j, const back_step *s, const shar
     int64_t K = gates_of(cell) == 3 ? 2 * H : GH;
     product m = {{j->d_a + row * GH, GH, 1, j->w_h, (cell == FASTRNN_GRU_BEFORE ? K : GH) * UNITS, K},
                  j->d_h, R, j->d_h, R, R, 0};
-    multiply(&m, who->b0, who->b1, n0 / UNITS, ceil_div(n1, UNITS));
+    int64_t b0 = who->b0, b1 = who->b1;
+    shrink(p, s->t, &b0, &b1);
+    multiply(&m, b0, b1, n0 / UNITS, ceil_div(n1, UNITS));
     if (cell == FASTRNN_GRU_AFTER) { /* the chain goes on over the rows of n */
         m.o = (operands){j->hidden_n + s->t * p->B * H, H, 1, j->w_h + K * UNITS, GH * UNITS, H};
-        multiply(&m, who->b0, who->b1, n0 / UNITS, ceil_div(n1, UNITS));
+        multiply(&m, b0, b1, n0 / UNITS, ceil_div(n1, UNITS));
     }
     if (!p->reset)
         return;
@@ -219,7 +221,7 @@ static void backward_member(void *argument, int member, barrier *team)
     backward_job *j = argument;
     const fastrnn_pass *p = j->p;
     const unsigned long before = set_float_state();
-    share who = share_of(p->B, p->H, j->by_rows, member, team);
+    share who = share_of(p, j->by_rows, member, team);
     if (p->done == 0) {
         prepare_backward(j, member, team->members);
         meet(&who);

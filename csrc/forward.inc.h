@@ -237,7 +237,9 @@ SHARED void second_half(const forward_job *j, const step *s, const share *who)
     /* A projection goes straight into the output, and from there to the next step. */
     real *out = p->P ? j->output + s->t * B * R : j->hidden_product;
     product m = {{j->hidden, H, 1, j->w_2, H * UNITS, H}, p->P ? 0 : j->bias_n, 0, out, R, R, 0};
-    multiply(&m, who->b0, who->b1, 0, ceil_div(R, UNITS));
+    int64_t b0 = who->b0, b1 = who->b1;
+    shrink(p, s->t, &b0, &b1);
+    multiply(&m, b0, b1, 0, ceil_div(R, UNITS));
     for (int64_t b = who->b0; b < who->b1; b++) {
         for (int64_t u = 0; u < R; u += VL) {
             int n = (int)min_of(R - u, VL);
@@ -250,6 +252,14 @@ SHARED void second_half(const forward_job *j, const step *s, const share *who)
                     j, s, b, u, n, load(j->pre + (((s->at + b) * j->panels + u / VL) * 3 + 2) * VL));
         }
     }
+}
+
+/* The rows of a step that no tile has. */
+SHARED void rest(const forward_job *j, const step *s, const share *who, int64_t b0, int64_t b1)
+{
+    for (int64_t b = b0; b < b1; b++)
+        for (int64_t u = who->u0; u < who->u1; u += VL)
+            idle(j, s, j->p->cell, b, u, (int)min_of(j->p->H - u, VL));
 }
 
 /* All tiles of a step, of C columns. */
@@ -305,10 +315,16 @@ SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, con
             }
             s.at = (s.t - ahead_t) * p->B;
         }
+        share some = *who;
+        shrink(p, s.t, &some.b0, &some.b1);
         switch (p->cell == FASTRNN_GRU_BEFORE ? 2 : columns_of(p->cell)) {
-        case 2: tiles(j, &s, 2, who); break;
-        case 3: tiles(j, &s, 3, who); break;
-        default: tiles(j, &s, 4, who);
+        case 2: tiles(j, &s, 2, &some); break;
+        case 3: tiles(j, &s, 3, &some); break;
+        default: tiles(j, &s, 4, &some);
+        }
+        if (p->lengths) {
+            rest(j, &s, who, who->b0, some.b0);
+            rest(j, &s, who, some.b1, who->b1);
         }
         if (twice)
             second_half(j, &s, who);
@@ -322,7 +338,7 @@ static void forward_member(void *argument, int member, barrier *team)
     forward_job *j = argument;
     fastrnn_pass *p = j->p;
     const unsigned long before = set_float_state();
-    share who = share_of(p->B, p->H, j->by_rows, member, team);
+    share who = share_of(p, j->by_rows, member, team);
     if (p->done == 0) {
         prepare_forward(j, member, team->members);
         meet(&who);

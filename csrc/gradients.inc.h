@@ -32,6 +32,15 @@ typedef struct {
     real *out, *bias;
 } weight_gradient;
 
+/* The rows of a step that sums go over: those of the others are zero. Returns how many. */
+INLINE int64_t rows_of(const fastrnn_pass *p, int64_t t, int64_t *b0)
+{
+    int64_t b1 = p->B;
+    *b0 = 0;
+    shrink(p, t, b0, &b1);
+    return b1 - *b0;
+}
+
 INLINE const real *factor_rows(const fastrnn_pass *p, const factor *f, int64_t t, int64_t earliest)
 {
     return f->rows + (f->ring ? t - earliest : t) * p->B * f->step;
@@ -46,8 +55,10 @@ INLINE void take_bias(const backward_job *j, const factor *left, const weight_gr
     const int64_t earliest = earliest_of(p, first, last);
     vec sum[8] = {{0}};
     for (int64_t number = last - 1; number >= first; number--) {
-        const real *row = factor_rows(p, left, time_of(p, number), earliest) + m;
-        for (int64_t b = 0; b < p->B; b++, row += left->step) {
+        const int64_t t = time_of(p, number);
+        int64_t b0, rows = rows_of(p, t, &b0);
+        const real *row = factor_rows(p, left, t, earliest) + b0 * left->step + m;
+        for (int64_t r = 0; r < rows; r++, row += left->step) {
             UNROLL
             for (int v = 0; v < V; v++)
                 sum[v] = sum[v] + (v < V - 1 ? load(row + v * VL) : load_some(row + v * VL, n));
@@ -73,8 +84,7 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
 {
     const fastrnn_pass *p = j->p;
     enum { ROWS = LEFT_ROWS, TOGETHER = 32 };
-    const int64_t B = p->B, K = (last - first) * B, M = g->M, tiles = ceil_div(M, ROWS);
-    const int64_t step = left_step(K);
+    const int64_t M = g->M, tiles = ceil_div(M, ROWS), step = left_step((last - first) * p->B);
     const int members = who->team->members;
     const int64_t tile0 = part(tiles, who->member, members);
     const int64_t tile1 = part(tiles, who->member + 1, members);
@@ -83,6 +93,9 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
     const int fresh = last == p->T; /* nothing to add to: the last steps come first */
     if (m0 >= m1)
         return;
+    int64_t b0, K = 0;
+    for (int64_t number = first; number < last; number++)
+        K += rows_of(p, time_of(p, number), &b0);
 
     /* 1. The left factor: [tile][k][row], some tiles at a time, for the sake of the processor's table
      * of pages. */
@@ -90,8 +103,9 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
         const int64_t end = min_of(tile1, some + TOGETHER), whole = min_of(end, M / ROWS);
         int64_t k = 0;
         for (int64_t number = last - 1; number >= first; number--) {
-            const real *row = factor_rows(p, left, time_of(p, number), earliest);
-            for (int64_t b = 0; b < B; b++, k++, row += left->step) {
+            const int64_t t = time_of(p, number), rows = rows_of(p, t, &b0);
+            const real *row = factor_rows(p, left, t, earliest) + b0 * left->step;
+            for (int64_t r = 0; r < rows; r++, k++, row += left->step) {
                 real *to = packed + some * step + k * ROWS;
                 for (int64_t tile = some; tile < whole; tile++, to += step)
                     memcpy(to, row + tile * ROWS, ROWS * sizeof(real));
@@ -102,14 +116,16 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
     }
 
     /* 2. For each panel of a right factor: pack it, and multiply all tiles with it. */
-    real *panel = j->right + who->member * j->span * B * UNITS;
+    real *panel = j->right + who->member * j->span * p->B * UNITS;
     for (int i = 0; i < count; i++) {
         const weight_gradient *one = &g[i];
         for (int64_t n = 0; n < one->N; n += UNITS) {
             int64_t k = 0;
-            for (int64_t number = last - 1; number >= first; number--, k += B) {
-                const real *rows = factor_rows(p, &one->right, time_of(p, number), earliest) + n;
-                pack_columns(rows, one->N, B, min_of(one->N - n, UNITS), panel + k * UNITS, 0, 1);
+            for (int64_t number = last - 1; number >= first; number--) {
+                const int64_t t = time_of(p, number), rows = rows_of(p, t, &b0);
+                const real *from = factor_rows(p, &one->right, t, earliest) + b0 * one->N + n;
+                pack_columns(from, one->N, rows, min_of(one->N - n, UNITS), panel + k * UNITS, 0, 1);
+                k += rows;
             }
             for (int64_t tile = tile0; tile < tile1 && tile * ROWS < one->M; tile++) {
                 product m = {{packed + tile * step, 1, ROWS, panel, 0, K}, 0, 0,
@@ -144,10 +160,23 @@ SHARED void take_gradients(const backward_job *j, int64_t first, int64_t last, c
     const int64_t B = p->B, I = p->I, H = p->H, GH = G * H, R = j->R;
     const int64_t rows = (last - first) * B;
     const int64_t earliest = earliest_of(p, first, last);
+    real *d_x = (real *)q->d_x + earliest * B * I;
     product m = {{j->d_a + (G == 1 ? 0 : earliest * B * GH), GH, 1, j->w_x, GH * UNITS, GH}, 0, 0,
-                 (real *)q->d_x + earliest * B * I, I, I, 0};
-    multiply(&m, part(rows, who->member, members), part(rows, who->member + 1, members), 0,
-             ceil_div(I, UNITS));
+                 d_x, I, I, 0};
+    const int64_t end = part(rows, who->member + 1, members);
+    for (int64_t row = part(rows, who->member, members), next; row < end; row = next) {
+        next = p->lengths ? min_of(end, (row / B + 1) * B) : end;
+        int64_t r0 = row, r1 = next;
+        if (p->lengths) { /* of a step alone, without its padding */
+            const int64_t t = earliest + row / B, from = row / B * B;
+            r0 -= from, r1 -= from;
+            shrink(p, t, &r0, &r1);
+            r0 += from, r1 += from;
+            memset(d_x + row * I, 0, (size_t)((r0 - row) * I) * sizeof(real));
+            memset(d_x + r1 * I, 0, (size_t)((next - r1) * I) * sizeof(real));
+        }
+        multiply(&m, r0, r1, 0, ceil_div(I, UNITS));
+    }
 
     real *d_w_hh = q->d_w_hh, *d_b_hh = q->d_b_hh;
     const factor x = {p->x, I, 0}, h = {j->h, R, 0}, hidden = {j->ring_hidden, H, 1};

@@ -46,15 +46,31 @@ typedef struct {
     int wait; /* whether the members need one another's results at every step */
 } share;
 
-INLINE share share_of(int64_t B, int64_t H, int by_rows, int member, barrier *team)
+/* The first row of the k-th of n shares of the batch: as many steps for each, if not as many rows. */
+INLINE int64_t first_row(const fastrnn_pass *p, int k, int n)
 {
-    share s = {0, B, 0, H, member, team, 0};
+    const int64_t *lengths = p->lengths;
+    if (!lengths || k == 0 || k == n)
+        return part(p->B, k, n);
+    double all = 0, before = 0;
+    for (int64_t b = 0; b < p->B; b++)
+        all += (double)lengths[b];
+    int64_t b = 0;
+    while (b < p->B && before + (double)lengths[b] / 2 < all * k / n)
+        before += (double)lengths[b++];
+    return b;
+}
+
+INLINE share share_of(const fastrnn_pass *p, int by_rows, int member, barrier *team)
+{
+    const int64_t H = p->H;
+    share s = {0, p->B, 0, H, member, team, 0};
     int n = team->members;
     if (n == 1)
         return s;
     if (by_rows) {
-        s.b0 = part(B, member, n);
-        s.b1 = part(B, member + 1, n);
+        s.b0 = first_row(p, member, n);
+        s.b1 = first_row(p, member + 1, n);
     } else {
         int64_t blocks = ceil_div(H, UNITS);
         s.u0 = part(blocks, member, n) * UNITS;
@@ -73,6 +89,15 @@ INLINE void meet(const share *s)
 INLINE int is_valid(const fastrnn_pass *p, int64_t t, int64_t b)
 {
     return !p->lengths || t < ((const int64_t *)p->lengths)[b];
+}
+
+/* Rows b0 ... b1 - 1 without those at either end that are not valid: the others need no products. */
+INLINE void shrink(const fastrnn_pass *p, int64_t t, int64_t *b0, int64_t *b1)
+{
+    while (*b0 < *b1 && !is_valid(p, t, *b1 - 1))
+        (*b1)--;
+    while (*b0 < *b1 && !is_valid(p, t, *b0))
+        (*b0)++;
 }
 
 INLINE int is_reset(const fastrnn_pass *p, int64_t t, int64_t b)

@@ -55,10 +55,12 @@ def layer(
     dtype, (T, B, I), (GH, H) = x.dtype, x.shape, weights[1].shape
     if not 0 < T * B * GH * (I + H) <= run.MOST or len(states) not in (0, len(row.states)):
         return None
-    if not is_plain(x, dtype, (T, B, I)) or not all([is_plain(s, dtype, (1, B, H)) for s in states]):
+    if not is_plain(x, dtype, (T, B, I)):
+        return None
+    if not all(is_plain(s, dtype, (1, B, H)) for s in states):
         return None
     sizes, tensors = (T, B, I, H), (x, *states, *weights)
-    if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         found: tuple[Tensor, ...] = _Layer.apply(run, cell, sizes, len(states), *tensors)
         return found
     output = torch.empty((T, B, H), dtype=dtype)
@@ -76,7 +78,7 @@ def are_plain(row: Cell, weights: Sequence[Any], dtype: torch.dtype, I: int) -> 
     H = weights[1].shape[-1]
     GH = len(row.gates) * H
     shapes = ((GH, I), (GH, H), (GH,), (GH,))
-    return all([is_plain(w, dtype, s) for w, s in zip(weights, shapes, strict=False)])
+    return all(is_plain(w, dtype, s) for w, s in zip(weights, shapes, strict=False))
 
 
 def addresses(tensors: Sequence[Tensor], n: int) -> list[int]:
@@ -85,9 +87,12 @@ def addresses(tensors: Sequence[Tensor], n: int) -> list[int]:
 
 
 class _Pass:
-    """A recorded pass: what it returns, and what the way back reads again."""
+    """A recorded pass: what the way back reads again.
 
-    __slots__ = ("consumed", "finals", "made", "read", "recorded", "records")
+    The tensors that were returned are not among it: they would keep themselves alive.
+    """
+
+    __slots__ = ("consumed", "read", "recorded", "records", "results")
 
     def __init__(
         self,
@@ -100,16 +105,22 @@ class _Pass:
     ) -> None:
         T, B, _, H = sizes
         row, dtype = CELLS[cell], x.dtype
-        self.finals = [torch.empty((1, B, H), dtype=dtype) for _ in row.states]
+        finals = [torch.empty((1, B, H), dtype=dtype) for _ in row.states]
         self.consumed = [torch.empty((T + 1, B, H), dtype=dtype) for _ in row.states]
         for k, both in enumerate(self.consumed):
             both[:1] = states[k] if states else 0
-        self.made = [both[1:] for both in self.consumed]
+        # The states that steps make are those that the next ones consume: the same memory, but
+        # no views, which torch would not let the caller change.
+        made = [
+            torch.empty(0, dtype=dtype).set_(both.untyped_storage(), B * H, (T, B, H))
+            for both in self.consumed
+        ]
         kinds = {"gates": (T, B, len(row.gates), H), "hidden_n": (T, B, H)}
         self.records = [torch.empty(kinds[name], dtype=dtype) for name in row.records]
         self.read = x.data_ptr(), *addresses(weights, 4), *addresses(states, 2)
-        output, cells = addresses(self.made, 2)
-        self.recorded = output, *addresses(self.finals, 2), cells, *addresses(self.records, 2)
+        output, cells = addresses(made, 2)
+        self.recorded = output, *addresses(finals, 2), cells, *addresses(self.records, 2)
+        self.results: list[Tensor] | None = [made[0], *finals]
         run.forward(sizes, TYPES[dtype], torch.get_num_threads(), self.read, self.recorded)
 
 
@@ -122,16 +133,18 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Any, ...]:
         done = _Pass(run, cell, sizes, tensors[0], tensors[1 : n + 1], tensors[n + 1 :])
         ctx.how, ctx.done = (run, cell, sizes, n), done
+        output, *finals = done.results or []
+        done.results = None
         # Saved, although `done` has all that is needed, so that torch notices changes in place.
-        ctx.save_for_backward(*tensors, *done.made)
-        return done.made[0], *done.finals
+        ctx.save_for_backward(*tensors, output)
+        return output, *finals
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *d: Tensor) -> tuple[Any, ...]:
         run, cell, sizes, n = ctx.how
-        saved = ctx.saved_tensors
-        x, *others = tensors = saved[: len(saved) - len(d) + 1]
+        *tensors, _ = ctx.saved_tensors
+        x, *others = tensors
         done, ctx.done = ctx.done, None
         if done is None:  # a second time, with retain_graph: the first has overwritten its records
             done = _Pass(run, cell, sizes, x, others[:n], others[n:])

@@ -45,24 +45,37 @@ class _Recurrent:
             raise TypeError(f"hx: expected a tuple (h, c), got {type(hx).__name__}")
         return list(hx)
 
-    def _weights(self: Any, names: list[str], input: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the input and the weights in the precision that is computed in."""
-        weights = [
-            getattr(self, name) if (w := self._parameters.get(name)) is None else w
-            for name in names
-        ]
-        dtype = weights[0].dtype
-        if input.dtype != dtype:
-            if not torch.is_autocast_enabled("cpu"):
-                raise ValueError(
-                    f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
-                    f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
+    def _weights(self: Any, names: list[str]) -> list[Tensor]:
+        known = self._parameters
+        return [getattr(self, name) if known.get(name) is None else known[name] for name in names]
+
+
+def _as_computed(
+    input: Tensor, state: list[Tensor], weights: list[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return tensors in the precision that is computed in: that of the weights, or a wider one."""
+    for name, tensors in (("input", [input]), ("hx", state), ("weights", weights)):
+        for t in tensors:
+            if not (t.is_cpu or t.is_meta):
+                raise TypeError(
+                    f"{name}: expected a tensor on the CPU, where fastrnn computes, "
+                    f"got one on {t.device}"
                 )
-            input = input.to(dtype)
-        if dtype in WIDER:
-            input = input.to(WIDER[dtype])
-            weights = [w.to(WIDER[dtype]) for w in weights]
-        return input, weights
+    dtype = weights[0].dtype
+    autocast = torch.is_autocast_enabled("cpu")
+    if input.dtype != dtype and not autocast:
+        raise ValueError(
+            f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
+            f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
+        )
+    for s in state:
+        if s.dtype != dtype and not autocast:
+            raise RuntimeError(
+                "Input and hidden tensors are not the same dtype, found input tensor with "
+                f"{input.dtype} and hidden tensor with {s.dtype}"
+            )
+    wide = WIDER.get(dtype, dtype)
+    return input.to(wide), [s.to(wide) for s in state], [w.to(wide) for w in weights]
 
 
 class _Sequence(_Recurrent):
@@ -105,9 +118,8 @@ class _Sequence(_Recurrent):
         if isinstance(input, PackedSequence):
             return self._packed(input, hx, plain)
         if input.ndim not in (2, 3):
-            raise ValueError(
-                f"{self.cell.name.upper()}: Expected input to be 2D or 3D, got {input.ndim}D instead"
-            )
+            kind = self.cell.name.upper()
+            raise ValueError(f"{kind}: Expected input to be 2D or 3D, got {input.ndim}D instead")
         batched = input.ndim == 3
         state = self._state(hx)
         for name, s in zip(self.cell.states, state, strict=False):
@@ -143,9 +155,9 @@ class _Sequence(_Recurrent):
         state = self._state(hx)
         if order is not None:
             state = [s.index_select(1, order) for s in state]
-        x, lengths = torch._VF._pad_packed_sequence(data, sizes, False, 0.0, len(sizes))  # type: ignore[attr-defined]
+        x, lengths = torch._VF._pad_packed_sequence(data, sizes, False, 0.0, len(sizes))
         output, final = self._layers(x, state, lengths, None)
-        packed, _ = torch._VF._pack_padded_sequence(output, lengths, False)  # type: ignore[attr-defined]
+        packed, _ = torch._VF._pack_padded_sequence(output, lengths, False)
         if order_back is not None:
             final = [s.index_select(1, order_back) for s in final]
         output = PackedSequence(packed, sizes, order, order_back)
@@ -167,9 +179,8 @@ class _Sequence(_Recurrent):
             if s.shape != expected:
                 name = f"hidden[{k}]" if len(state) > 1 else "hidden"
                 raise RuntimeError(f"Expected {name} size {expected}, got {list(s.shape)}")
-        given = x.dtype
-        y, weights = self._weights(self._flat_weights_names, x)
-        state = [s.to(y.dtype) for s in state]
+        given = self._weights(self._flat_weights_names)
+        y, state, weights = _as_computed(x, state, given)
         each = len(weights) // self.num_layers
         finals = []
         for n in range(self.num_layers):
@@ -187,9 +198,8 @@ class _Sequence(_Recurrent):
             )
             finals.append(final)
         last = finals[0] if len(finals) == 1 else [torch.cat(f) for f in zip(*finals, strict=True)]
-        if given in WIDER:
-            y, last = y.to(given), [s.to(given) for s in last]
-        return y, last
+        dtype = given[0].dtype
+        return y.to(dtype), [s.to(dtype) for s in last]
 
 
 class LSTM(_Sequence, nn.RNNBase):
@@ -263,13 +273,11 @@ class _Cell(_Recurrent):
                 return found
         state = self._state(hx)
         self._check(input, state)
-        x, weights = self._weights(names, input)
-        state = [s.to(x.dtype)[None] if x.ndim > 1 else s.to(x.dtype)[None, None] for s in state]
-        x = x[None] if x.ndim > 1 else x[None, None]
+        given = self._weights(names)
+        x, state, weights = _as_computed(input, state, given)
+        x, *state = [t[None] if input.ndim > 1 else t[None, None] for t in (x, *state)]
         _, *new = ops.layer(x, state, weights, None, None, self.cell.name, self._values(), 1)
-        new = [s[0] if input.ndim > 1 else s[0, 0] for s in new]
-        if input.dtype in WIDER:
-            new = [s.to(input.dtype) for s in new]
+        new = [(s[0] if input.ndim > 1 else s[0, 0]).to(given[0].dtype) for s in new]
         return new[0] if len(new) == 1 else tuple(new)
 
     def _find_step(self: Any, names: list[str]) -> Step | None:
@@ -300,10 +308,14 @@ class _Cell(_Recurrent):
                     f"hidden{k} has inconsistent hidden_size: got {s.shape[-1]}, "
                     f"expected {self.hidden_size}"
                 )
+            if s.ndim != input.ndim:
+                raise RuntimeError(
+                    f"hidden{k}: expected {input.ndim} dimensions like the input, got {s.ndim}"
+                )
             if s.shape[:-1] != input.shape[:-1]:
                 raise RuntimeError(
-                    f"Input batch size {tuple(input.shape[:-1])} doesn't match hidden{k} batch "
-                    f"size {tuple(s.shape[:-1])}"
+                    f"Input batch size {input.shape[0]} doesn't match hidden{k} batch size "
+                    f"{s.shape[0]}"
                 )
 
 

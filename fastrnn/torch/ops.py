@@ -1,10 +1,10 @@
 """One layer of a cell, in one or two directions, as an operator that torch can differentiate.
 
 There are three ways, with the same results. `layer` takes the shortest, `direct`, where the case is
-plain; else a `torch.autograd.Function`, whose tape stays a Python object. Where torch traces or transforms
-(`torch.compile`, `torch.export`, `torch.func`), it takes the operators ``fastrnn::layer`` and
-``fastrnn::layer_backward``, which know tensors alone: the latter runs the recorded forward pass
-again, whose bits are the same.
+plain; else a `torch.autograd.Function`, whose tape stays a Python object. Where torch traces or
+transforms (`torch.compile`, `torch.export`, `torch.func`), it takes the operators
+``fastrnn::layer`` and ``fastrnn::layer_backward``, which know tensors alone: the latter runs the
+recorded forward pass again, whose bits are the same.
 
 All take
 
@@ -24,7 +24,7 @@ and return the output (T, B, D*R), and final states like the initial ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -54,15 +54,18 @@ def layer(
     directions: int,
 ) -> Tensors:
     """Run a layer; `values` are those of the options, the rest is described at the top."""
-    if directions == 1 and lengths is None and reset is None and not is_watched():
-        if (found := direct.layer(x, states, weights, cell, values)) is not None:
-            return list(found)
+    plain = directions == 1 and lengths is None and reset is None and not is_watched()
+    if plain and (found := direct.layer(x, states, weights, cell, values)) is not None:
+        return list(found)
     sequence = (lengths, reset, cell, encode(cell, values), directions)
     tensors = (x, *states, *weights)
-    if is_watched() or not all([type(t) in PLAIN and not t.is_meta for t in tensors]):
-        return layer_op(x, list(states), list(weights), *sequence)
-    done: tuple[Tensor, ...] = _Layer.apply(*sequence, len(states), *tensors)
-    return list(done)
+    if is_watched() or any(type(t) not in PLAIN or t.is_meta for t in tensors):
+        if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+            return layer_op(x, list(states), list(weights), *sequence)
+        kind: Any = _Transformed
+    else:
+        kind = _Layer
+    return list(kind.apply(*sequence, len(states), *tensors))
 
 
 def is_watched() -> bool:
@@ -97,7 +100,7 @@ class _Layer(torch.autograd.Function):
         return tuple(results)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *d: Tensor) -> tuple[Any, ...]:
         _, *tensors = ctx.saved_tensors
         n = ctx.states
@@ -167,7 +170,9 @@ def _(
     weights: Tensors,
     *_: object,
 ) -> Tensors:
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, *states, *weights)]
+    return [
+        torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, *states, *weights)
+    ]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -184,6 +189,48 @@ def _backward(ctx: Any, d: Tensors) -> tuple[Any, ...]:
 
 
 layer_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+class _Transformed(torch.autograd.Function):
+    """The operators as `torch.func` takes them: it does not reach their own way back."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        *sequence, n = inputs[:6]
+        x, *others = inputs[6:]
+        return tuple(layer_op(x, others[:n], others[n:], *sequence))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *ctx.run, ctx.states = inputs[:6]
+        ctx.save_for_backward(*inputs[6:])
+
+    @staticmethod
+    def backward(ctx: Any, *d: Tensor) -> tuple[Any, ...]:
+        found = _TransformedBackward.apply(*ctx.run, ctx.states, len(d), *d, *ctx.saved_tensors)
+        return (None,) * 6 + tuple(found)
+
+
+class _TransformedBackward(torch.autograd.Function):
+    """Its way back, which has none of its own."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        *sequence, n, results = inputs[:7]
+        d, (x, *others) = inputs[7 : 7 + results], inputs[7 + results :]
+        return tuple(layer_backward_op(d[0], list(d[1:]), x, others[:n], others[n:], *sequence))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *d: Tensor) -> tuple[Any, ...]:
+        raise NotImplementedError("fastrnn: there are no second derivatives of recurrent layers")
 
 
 def _one_by_one(op: Callable[..., Tensors]) -> Callable[..., tuple[Tensors, Any]]:
@@ -211,14 +258,9 @@ layer_backward_op.register_vmap(_one_by_one(layer_backward_op))
 
 def array(name: str, tensor: Tensor) -> Array:
     """Return the numbers of a tensor as an array, in the same memory."""
-    if not tensor.is_cpu:
-        raise TypeError(
-            f"{name}: expected a tensor on the CPU, where fastrnn computes, "
-            f"got one on {tensor.device}"
-        )
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got one of layout {tensor.layout}")
-    return tensor.detach().resolve_neg().numpy()  # type: ignore[no-any-return]
+    return tensor.detach().resolve_neg().numpy()
 
 
 def encode(cell: str, values: tuple[object, ...]) -> str:
@@ -296,7 +338,9 @@ def _gradients(pullback: Any, given: bool, d_output: Tensor, d_states: Sequence[
     """Return the gradients of x, of the states if they were given, and of the weights."""
     d_last = tuple([array("gradient of a state", d) for d in d_states])
     with at_most(torch.get_num_threads()):
-        run = pullback(array("gradient of the output", d_output), d_last if len(d_last) > 1 else d_last[0])
+        run = pullback(
+            array("gradient of the output", d_output), d_last if len(d_last) > 1 else d_last[0]
+        )
         found = run(False)
     return _tensors(found.input, found.state if given else (), *found.parameters.values())
 

@@ -24,7 +24,11 @@ class Step:
     """A step of a cell with certain weights."""
 
     def __init__(
-        self, cell: str, run: Any, weights: Mapping[str, Tensor], shapes: tuple[torch.Size, torch.Size]
+        self,
+        cell: str,
+        run: Any,
+        weights: Mapping[str, Tensor],
+        shapes: tuple[torch.Size, torch.Size],
     ) -> None:
         row, first = CELLS[cell], next(iter(weights.values()))
         self.names = list(weights)
@@ -107,7 +111,7 @@ class Step:
         self, B: int, x: Tensor, h: Tensor, c: Tensor | None, gates: int, hidden_n: int
     ) -> Any:
         """Run the step, and return its new state."""
-        threads = 1 if B <= self.alone else self.direct.threads(torch.get_num_threads())
+        threads = 1 if self.alone >= B else self.direct.threads(torch.get_num_threads())
         h_new = torch.empty_like(h)
         if c is None:
             self.run(
@@ -138,11 +142,16 @@ class _Step(torch.autograd.Function):
         return new
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *d: Tensor) -> tuple[Any, ...]:
         step, records = ctx.step, ctx.records
         saved, n = ctx.saved_tensors, len(d)
-        x, states, new, weights = saved[0], saved[1 : n + 1], saved[n + 1 : 2 * n + 1], saved[2 * n + 1 :]
+        x, states, new, weights = (
+            saved[0],
+            saved[1 : n + 1],
+            saved[n + 1 : 2 * n + 1],
+            saved[2 * n + 1 :],
+        )
         ctx.records = None
         if records is None:  # a second time, with retain_graph: the first has overwritten them
             _, records = _record(step, x, *states, *[None] * (2 - n))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from . import modules
-from .modules import WIDER
+from .modules import STEP, WIDER
 
 OURS: dict[type, type] = {
     getattr(nn, name): getattr(modules, name)
@@ -74,6 +74,7 @@ def restore(model: nn.Module) -> list[str]:
     """
     found = [(name, module) for name, module in _modules(model) if type(module) in THEIRS]
     for _, module in found:
+        module.__dict__.pop(STEP, None)
         module.__class__ = THEIRS[type(module)]
     return [name for name, _ in found]
 
@@ -82,7 +83,9 @@ def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     kinds = (nn.RNNBase, nn.RNNCellBase)
-    return [(name, module) for name, module in model.named_modules() if _is_recurrent(module, kinds)]
+    return [
+        (name, module) for name, module in model.named_modules() if _is_recurrent(module, kinds)
+    ]
 
 
 def _is_recurrent(module: nn.Module, kinds: tuple[type, ...]) -> bool:
