@@ -1,4 +1,4 @@
-/* exp, sigmoid, tanh and relu on vectors: no branches, no tables, one division.
+/* exp, sigmoid, tanh, hard sigmoid and relu on vectors: no branches, no tables, one division.
  *
  * exp(y) = (1 + p) s, where s = 2^n and n is the whole number next to y / ln 2: adding a magic
  * number rounds to it, in the low bits of the sum, already biased, so that a shift makes s of it.
@@ -115,8 +115,29 @@ INLINE vec tanh_(vec x)
     return (vec)((ivec)select_less(size, spread(TANH_IS_SMALL), small, large) | sign);
 }
 
+/* clip(0.2 x + 0.5, 0, 1); NaN stays NaN. */
+INLINE vec hard_sigmoid(vec x)
+{
+    return min_(max_(fma_(x, spread((real)0.2), spread((real)0.5)), (real)0), (real)1);
+}
+
 /* max(x, 0); NaN stays NaN. */
 INLINE vec relu(vec x)
 {
     return max_(x, (real)0);
+}
+
+/* A gate, `hard` being a constant, and from its value y the gradient of its pre-activation out of its
+ * own; the slope of a hard one is 0 at 0 and at 1. */
+INLINE vec gate(vec x, const int hard)
+{
+    return hard ? hard_sigmoid(x) : sigmoid(x);
+}
+
+INLINE vec gate_gradient(vec d, vec y, const int hard)
+{
+    if (!hard)
+        return d * y * ((real)1 - y);
+    vec below_one = select_less(y, spread(1), spread((real)0.2), spread(0));
+    return d * select_less(spread(0), y, below_one, spread(0));
 }

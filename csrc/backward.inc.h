@@ -78,7 +78,8 @@ static void prepare_backward(const backward_job *j, int member, int members)
 }
 
 /* The elements of a step that are not products, for some rows and units. */
-INLINE void pointwise(const backward_job *j, const back_step *s, const int cell, const share *who)
+INLINE void pointwise(const backward_job *j, const back_step *s, const int cell, const int hard,
+                      const share *who)
 {
     const fastrnn_pass *p = j->p;
     const int G = gates_of(cell);
@@ -97,11 +98,11 @@ INLINE void pointwise(const backward_job *j, const back_step *s, const int cell,
                 if (cell != FASTRNN_GRU_BEFORE && !p->P)
                     carry(j, s, b, u, n, load_some(j->d_h + b * j->R + u, n));
             } else if (cell == FASTRNN_LSTM)
-                lstm_backward(j, s, b, u, n);
+                lstm_backward(j, s, b, u, n, hard);
             else if (cell == FASTRNN_GRU_AFTER)
-                gru_backward(j, s, b, u, n);
+                gru_backward(j, s, b, u, n, hard);
             else if (cell == FASTRNN_GRU_BEFORE)
-                gru_before_backward(j, s, b, u, n);
+                gru_before_backward(j, s, b, u, n, hard);
             else
                 rnn_backward(j, s, b, u, n, cell);
         }
@@ -110,13 +111,16 @@ INLINE void pointwise(const backward_job *j, const back_step *s, const int cell,
 
 SHARED void all_points(const backward_job *j, const back_step *s, const share *who)
 {
+#define WITH_GATES(cell) \
+    j->p->hard_gates ? pointwise(j, s, cell, 1, who) : pointwise(j, s, cell, 0, who)
     switch (j->p->cell) {
-    case FASTRNN_RNN_TANH: pointwise(j, s, FASTRNN_RNN_TANH, who); break;
-    case FASTRNN_RNN_RELU: pointwise(j, s, FASTRNN_RNN_RELU, who); break;
-    case FASTRNN_GRU_AFTER: pointwise(j, s, FASTRNN_GRU_AFTER, who); break;
-    case FASTRNN_GRU_BEFORE: pointwise(j, s, FASTRNN_GRU_BEFORE, who); break;
-    default: pointwise(j, s, FASTRNN_LSTM, who);
+    case FASTRNN_RNN_TANH: pointwise(j, s, FASTRNN_RNN_TANH, 0, who); break;
+    case FASTRNN_RNN_RELU: pointwise(j, s, FASTRNN_RNN_RELU, 0, who); break;
+    case FASTRNN_GRU_AFTER: WITH_GATES(FASTRNN_GRU_AFTER); break;
+    case FASTRNN_GRU_BEFORE: WITH_GATES(FASTRNN_GRU_BEFORE); break;
+    default: WITH_GATES(FASTRNN_LSTM);
     }
+#undef WITH_GATES
 }
 
 /* Before the elements of a projected step: the gradient of what was projected. */
@@ -149,8 +153,10 @@ static void second_half_backward(const backward_job *j, const back_step *s, cons
         const int valid = is_valid(p, s->t, b);
         for (int64_t u = 0; u < H; u += VL) {
             int n = (int)min_of(H - u, VL);
-            if (valid)
-                gru_before_backward_2(j, s, b, u, n);
+            if (valid && p->hard_gates)
+                gru_before_backward_2(j, s, b, u, n, 1);
+            else if (valid)
+                gru_before_backward_2(j, s, b, u, n, 0);
             else
                 carry(j, s, b, u, n, load_some(j->d_h + b * H + u, n));
         }

@@ -24,6 +24,7 @@ enum { FASTRNN_MOST_THREADS = 256 };
 typedef struct {
     int64_t T, B, I, H, P;
     int32_t cell;       /* one of the above */
+    int32_t hard_gates; /* gates are hard sigmoids; GRU and LSTM */
     int32_t real_bytes; /* 4 or 8 */
     int32_t reverse;    /* from t = T-1 to 0 */
     int32_t threads;    /* at most; no more than FASTRNN_MOST_THREADS */
@@ -65,9 +66,10 @@ FASTRNN_API int fastrnn_backward(fastrnn_backward_pass *pass);
 enum { FASTRNN_FUNCTION, FASTRNN_LAYER, FASTRNN_CELL };
 FASTRNN_API int fastrnn_know_arrays(uintptr_t array_type, uintptr_t float32, uintptr_t float64,
                                     uintptr_t none, uintptr_t probe, uintptr_t data);
-FASTRNN_API int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uintptr_t h0,
-                              uintptr_t c0, uintptr_t w_ih, uintptr_t w_hh, uintptr_t b_ih,
-                              uintptr_t b_hh, uintptr_t output, uintptr_t h_n, uintptr_t c_n);
+FASTRNN_API int fastrnn_infer(int cell, int hard_gates, int form, int threads, uintptr_t x,
+                              uintptr_t h0, uintptr_t c0, uintptr_t w_ih, uintptr_t w_hh,
+                              uintptr_t b_ih, uintptr_t b_hh, uintptr_t output, uintptr_t h_n,
+                              uintptr_t c_n);
 
 /* End the threads; the next pass that wants some starts them anew. */
 FASTRNN_API void fastrnn_stop(void);
@@ -91,8 +93,8 @@ FASTRNN_API int fastrnn_isa_runs_here(int isa);
 FASTRNN_API int fastrnn_isa(void);
 FASTRNN_API void fastrnn_set_isa(int isa);
 
-/* y = exp(x), sigmoid(x), tanh(x) of n floats or doubles: what the kernels compute, for tests. */
-enum { FASTRNN_EXP, FASTRNN_SIGMOID, FASTRNN_TANH };
+/* y = exp(x), sigmoid(x), ... of n floats or doubles: what the kernels compute, for tests. */
+enum { FASTRNN_EXP, FASTRNN_SIGMOID, FASTRNN_TANH, FASTRNN_HARD_SIGMOID };
 FASTRNN_API void fastrnn_activation(int which, int real_bytes, const void *x, void *y, int64_t n);
 
 /* For benchmarks, the limits of one processor: multiply and add floats, or read an array of floats,

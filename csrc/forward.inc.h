@@ -128,9 +128,10 @@ INLINE void input_ahead(const forward_job *j, const int C, int64_t t0, int64_t s
 }
 
 /* Gates and states of a tile, from its pre-activations v[row * panels + panel][column]: what a cell
- * does for each vector of units, of the LSTM the first half or the second. */
-INLINE void points_of(const forward_job *j, const step *s, const int cell, const int half,
-                      int64_t b, int rows, int64_t q, int panels, vec (*v)[4])
+ * with gates that are hard or not does for each vector of units, of the LSTM the first half or the
+ * second. */
+INLINE void points_of(const forward_job *j, const step *s, const int cell, const int hard,
+                      const int half, int64_t b, int rows, int64_t q, int panels, vec (*v)[4])
 {
     const int V = vectors_of(cell);
     for (int r = 0; r < rows; r++) {
@@ -146,13 +147,13 @@ INLINE void points_of(const forward_job *j, const step *s, const int cell, const
             else if (!valid)
                 continue;
             else if (cell == FASTRNN_LSTM && half == 1)
-                lstm_forward(j, s, b + r, u, n, a);
+                lstm_forward(j, s, b + r, u, n, a, hard);
             else if (cell == FASTRNN_LSTM)
                 lstm_forward_2(j, s, b + r, u, n, a);
             else if (cell == FASTRNN_GRU_AFTER)
-                gru_forward(j, s, b + r, u, n, a);
+                gru_forward(j, s, b + r, u, n, a, hard);
             else if (cell == FASTRNN_GRU_BEFORE)
-                gru_before_forward(j, s, b + r, u, n, a);
+                gru_before_forward(j, s, b + r, u, n, a, hard);
             else
                 rnn_forward(j, s, b + r, u, n, a + k % V, cell);
         }
@@ -162,15 +163,19 @@ INLINE void points_of(const forward_job *j, const step *s, const int cell, const
 SHARED void points(const forward_job *j, const step *s, int64_t b, int rows, int64_t q, int panels,
                    vec (*v)[4])
 {
+#define POINTS(cell, hard, half) points_of(j, s, cell, hard, half, b, rows, q, panels, v)
+#define WITH_GATES(cell) j->p->hard_gates ? POINTS(cell, 1, 1) : POINTS(cell, 0, 1)
     switch (j->p->cell) {
-    case FASTRNN_RNN_TANH: points_of(j, s, FASTRNN_RNN_TANH, 1, b, rows, q, panels, v); break;
-    case FASTRNN_RNN_RELU: points_of(j, s, FASTRNN_RNN_RELU, 1, b, rows, q, panels, v); break;
-    case FASTRNN_GRU_BEFORE: points_of(j, s, FASTRNN_GRU_BEFORE, 1, b, rows, q, panels, v); break;
-    case FASTRNN_GRU_AFTER: points_of(j, s, FASTRNN_GRU_AFTER, 1, b, rows, q, panels, v); break;
-    default: /* the LSTM */
-        points_of(j, s, FASTRNN_LSTM, 1, b, rows, q, panels, v);
-        points_of(j, s, FASTRNN_LSTM, 2, b, rows, q, panels, v);
+    case FASTRNN_RNN_TANH: POINTS(FASTRNN_RNN_TANH, 0, 1); break;
+    case FASTRNN_RNN_RELU: POINTS(FASTRNN_RNN_RELU, 0, 1); break;
+    case FASTRNN_GRU_BEFORE: WITH_GATES(FASTRNN_GRU_BEFORE); break;
+    case FASTRNN_GRU_AFTER: WITH_GATES(FASTRNN_GRU_AFTER); break;
+    default:
+        WITH_GATES(FASTRNN_LSTM);
+        POINTS(FASTRNN_LSTM, 0, 2); /* which has no gates */
     }
+#undef WITH_GATES
+#undef POINTS
 }
 
 /* Go on with the chains of one row for a number of panels, of weights (gates * H, K) as they are. */

@@ -58,9 +58,9 @@ static void *plain(uintptr_t object, uintptr_t dtype, int layers, int64_t rows, 
     return a->data;
 }
 
-int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uintptr_t h0, uintptr_t c0,
-                  uintptr_t w_ih, uintptr_t w_hh, uintptr_t b_ih, uintptr_t b_hh, uintptr_t output,
-                  uintptr_t h_n, uintptr_t c_n)
+int fastrnn_infer(int cell, int hard_gates, int form, int threads, uintptr_t x, uintptr_t h0,
+                  uintptr_t c0, uintptr_t w_ih, uintptr_t w_hh, uintptr_t b_ih, uintptr_t b_hh,
+                  uintptr_t output, uintptr_t h_n, uintptr_t c_n)
 {
     const array *in = (const array *)x, *hh = (const array *)w_hh;
     const int lstm = cell == FASTRNN_LSTM, layers = form == FASTRNN_LAYER;
@@ -76,6 +76,7 @@ int fastrnn_infer(int cell, int form, int threads, uintptr_t x, uintptr_t h0, ui
                       .I = last[0],
                       .H = hh->shape[1],
                       .cell = cell,
+                      .hard_gates = hard_gates,
                       .real_bytes = dtype == known.float32 ? 4 : 8,
                       .threads = threads,
                       .x = in->data};

@@ -36,7 +36,12 @@ static void activation(int which, const void *x, void *y, int64_t n)
     for (int64_t k = 0; k < n; k += VL) {
         int some = (int)min_of(n - k, VL);
         vec v = load_some((const real *)x + k, some);
-        v = which == FASTRNN_EXP ? exp_(v) : which == FASTRNN_SIGMOID ? sigmoid(v) : tanh_(v);
+        switch (which) {
+        case FASTRNN_EXP: v = exp_(v); break;
+        case FASTRNN_SIGMOID: v = sigmoid(v); break;
+        case FASTRNN_TANH: v = tanh_(v); break;
+        default: v = hard_sigmoid(v);
+        }
         store_some((real *)y + k, v, some);
     }
 }

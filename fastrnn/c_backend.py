@@ -16,12 +16,16 @@ from .threads import num_threads
 from .validation import FLOAT32, FLOAT64, Array
 from .workspace import Backward, Call, Forward, State, empty
 
-CELLS = {
-    ("rnn", "tanh"): lib.FASTRNN_RNN_TANH,
-    ("rnn", "relu"): lib.FASTRNN_RNN_RELU,
-    ("gru", True): lib.FASTRNN_GRU_AFTER,
-    ("gru", False): lib.FASTRNN_GRU_BEFORE,
-    ("lstm",): lib.FASTRNN_LSTM,
+# Cell and options: the cell's number, and whether its gates are hard.
+CELLS: dict[tuple[object, ...], tuple[int, bool]] = {
+    ("rnn", "tanh"): (lib.FASTRNN_RNN_TANH, False),
+    ("rnn", "relu"): (lib.FASTRNN_RNN_RELU, False),
+    ("gru", True, "sigmoid"): (lib.FASTRNN_GRU_AFTER, False),
+    ("gru", True, "hard_sigmoid"): (lib.FASTRNN_GRU_AFTER, True),
+    ("gru", False, "sigmoid"): (lib.FASTRNN_GRU_BEFORE, False),
+    ("gru", False, "hard_sigmoid"): (lib.FASTRNN_GRU_BEFORE, True),
+    ("lstm", "sigmoid"): (lib.FASTRNN_LSTM, False),
+    ("lstm", "hard_sigmoid"): (lib.FASTRNN_LSTM, True),
 }
 MOST_THREADS: int = lib.FASTRNN_MOST_THREADS
 BYTES = np.dtype(np.uint8)
@@ -65,12 +69,13 @@ def _knows_arrays() -> bool:
 
 def quick(form: str, cell: str, *options: object) -> Callable[..., Any] | None:
     """Return a function for inference in the plain case (`dispatch.quick`), or None."""
-    code = CELLS.get((cell, *options))
-    return None if code is None or not _knows_arrays() else partial(_infer, code, FORMS[form])
+    codes = CELLS.get((cell, *options))
+    return None if codes is None or not _knows_arrays() else partial(_infer, *codes, FORMS[form])
 
 
 def _infer(
     cell: int,
+    hard_gates: bool,
     form: int,
     x: Array,
     h0: Array | None,
@@ -100,8 +105,8 @@ def _infer(
     else:
         h_n = empty(shape, dtype)
     done = lib.fastrnn_infer(
-        cell, form, _threads(), id(x), id(h0), id(c0), id(w_ih), id(w_hh), id(b_ih),
-        id(b_hh), id(output), id(h_n), id(c_n),
+        cell, hard_gates, form, _threads(), id(x), id(h0), id(c0), id(w_ih), id(w_hh),
+        id(b_ih), id(b_hh), id(output), id(h_n), id(c_n),
     )  # fmt: skip
     if done < 0:
         raise MemoryError("no memory for the scratch of a forward pass")
@@ -156,7 +161,7 @@ def _describe(p: Any, call: Call, ws: Forward) -> None:
     weights, records = call.weights, ws.records
     p.T, p.B, p.I = call.x.shape
     p.H = call.hidden_size
-    p.cell = CELLS[call.cell.name, *call.options.values()]
+    p.cell, p.hard_gates = CELLS[call.cell.name, *call.options.values()]
     p.real_bytes = call.x.itemsize
     p.reverse = call.reverse
     p.threads = _threads()

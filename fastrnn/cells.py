@@ -79,6 +79,10 @@ class Cell:
         return shapes
 
 
+# hard_sigmoid is that of Keras 1 and 2 and of ONNX, clip(0.2 x + 0.5, 0, 1). Keras 3's,
+# clip(x/6 + 0.5, 0, 1), is the same function of 5/6 x: scale the gates' weights for it.
+GATE_ACTIVATIONS = ("sigmoid", "hard_sigmoid")
+
 CELLS: Mapping[str, Cell] = MappingProxyType(
     {
         cell.name: cell
@@ -96,13 +100,16 @@ CELLS: Mapping[str, Cell] = MappingProxyType(
                 # hidden_n is the hidden side of the candidate's pre-activation, W_hn h + b_hn
                 # (reset_after) or W_hn (r*h) + b_hn; the derivative of r needs the former.
                 records=("gates", "hidden_n"),
-                options=MappingProxyType({"reset_after": (True, False)}),
+                options=MappingProxyType(
+                    {"reset_after": (True, False), "gate_activation": GATE_ACTIVATIONS}
+                ),
             ),
             Cell(
                 "lstm",
                 gates=("i", "f", "g", "o"),
                 states=("h", "c"),
                 records=("gates",),
+                options=MappingProxyType({"gate_activation": GATE_ACTIVATIONS}),
                 projects=True,
             ),
         )

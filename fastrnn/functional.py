@@ -95,6 +95,7 @@ def gru(
     bias_hh: Array | None = None,
     *,
     reset_after: bool = True,
+    gate_activation: str = "sigmoid",
     lengths: Array | None = None,
     reset: Array | None = None,
     reset_state: Array | None = None,
@@ -106,6 +107,7 @@ def gru(
 
     ``reset_after=True`` is the form of cuDNN and torch, n = tanh(W_in x + b_in + r*(W_hn h +
     b_hn)); ``False`` is that of the paper, n = tanh(W_in x + b_in + W_hn (r*h) + b_hn).
+    ``gate_activation="hard_sigmoid"`` makes r and z clip(0.2 a + 0.5, 0, 1), as in Keras 1 and 2.
     G = 3; the other arguments are described at the top of this module.
 
     Returns
@@ -115,14 +117,15 @@ def gru(
     """
     whole = lengths is None and reset is None and reset_state is None
     named = backend is None or type(backend) is str
-    if whole and named and reverse is False and record is False and type(reset_after) is bool:
-        quick = dispatch.quick(backend, "function", "gru", reset_after)
+    chosen = type(reset_after) is bool and type(gate_activation) is str
+    if whole and named and reverse is False and record is False and chosen:
+        quick = dispatch.quick(backend, "function", "gru", reset_after, gate_activation)
         found = quick and quick(x, h0, None, weight_ih, weight_hh, bias_ih, bias_hh)
         if found:
             return found[:2]
     parameters = (weight_ih, weight_hh, bias_ih, bias_hh)
     sequence = (lengths, reset, reset_state, reverse)
-    options = {"reset_after": reset_after}
+    options = {"reset_after": reset_after, "gate_activation": gate_activation}
     return _run("gru", options, x, (h0,), parameters, sequence, backend, record)
 
 
@@ -136,6 +139,7 @@ def lstm(
     bias_hh: Array | None = None,
     *,
     weight_hr: Array | None = None,
+    gate_activation: str = "sigmoid",
     lengths: Array | None = None,
     reset: Array | None = None,
     reset_state: tuple[Array, Array] | None = None,
@@ -147,6 +151,7 @@ def lstm(
 
     ``weight_hr`` (P, H) projects the hidden state (Sak et al. 2014); then h0, the output and the
     columns of ``weight_hh`` have P values in place of H.
+    ``gate_activation="hard_sigmoid"`` makes i, f, o clip(0.2 a + 0.5, 0, 1), as in Keras 1 and 2.
     G = 4; the other arguments are described at the top of this module.
 
     Returns
@@ -156,14 +161,16 @@ def lstm(
     """
     whole = lengths is None and reset is None and reset_state is None
     named = backend is None or type(backend) is str
-    if whole and named and reverse is False and record is False and weight_hr is None:
-        quick = dispatch.quick(backend, "function", "lstm")
+    chosen = weight_hr is None and type(gate_activation) is str
+    if whole and named and reverse is False and record is False and chosen:
+        quick = dispatch.quick(backend, "function", "lstm", gate_activation)
         found = quick and quick(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
         if found:
             return found[0], found[1:]
     parameters = (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
     sequence = (lengths, reset, reset_state, reverse)
-    return _run("lstm", {}, x, (h0, c0), parameters, sequence, backend, record)
+    options = {"gate_activation": gate_activation}
+    return _run("lstm", options, x, (h0, c0), parameters, sequence, backend, record)
 
 
 def _run(

@@ -30,6 +30,27 @@ def sigmoid(x: Array) -> Array:
     return np.asarray(np.where(x >= 0, 1, e) / (1 + e))
 
 
+def hard_sigmoid(x: Array) -> Array:
+    """clip(0.2 x + 0.5, 0, 1): Keras 1 and 2, and HardSigmoid of ONNX as it is by default."""
+    return np.clip(0.2 * x + 0.5, 0, 1)
+
+
+class Gate(NamedTuple):
+    """What gates are activated by, and its slope, from its value."""
+
+    value: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+
+
+# The slope of a hard sigmoid is 0 where its value is 0 or 1, also at the kinks themselves.
+GATES = {
+    "sigmoid": Gate(sigmoid, lambda y: y * (1 - y)),
+    "hard_sigmoid": Gate(
+        hard_sigmoid, lambda y: np.where((y > 0) & (y < 1), 0.2, 0).astype(y.dtype)
+    ),
+}
+
+
 def rnn_step(a: Array, state: State, call: Call) -> tuple[State, Records]:
     """Elman (1990): h' = tanh(a + W_hh h + b_hh), or relu."""
     (h,) = state
@@ -58,11 +79,11 @@ def gru_step(a: Array, state: State, call: Call) -> tuple[State, Records]:
     ``reset_after`` is the form of cuDNN and torch, n = tanh(a_n + r * (W_hn h + b_hn)); without it
     the reset gate comes before the product as in the paper, n = tanh(a_n + W_hn (r*h) + b_hn).
     """
-    (h,) = state
+    (h,), gate = state, GATES[call.options["gate_activation"]].value
     a_r, a_z, a_n = np.split(a, 3, axis=1)
     w_r, w_z, w_n = _gates(call.weights, 3)
-    r = sigmoid(a_r + _hidden_product(h, w_r))
-    z = sigmoid(a_z + _hidden_product(h, w_z))
+    r = gate(a_r + _hidden_product(h, w_r))
+    z = gate(a_z + _hidden_product(h, w_z))
     if call.options["reset_after"]:
         hidden_n = _hidden_product(h, w_n)
         n = np.tanh(a_n + r * hidden_n)
@@ -82,18 +103,19 @@ def gru_step_backward(
 ) -> tuple[Array, State]:
     """Gradient of `gru_step`."""
     (d_h,), (h,) = d_state, consumed
+    slope = GATES[call.options["gate_activation"]].slope
     r, z, n = records["gates"].swapaxes(0, 1)
     w_r, w_z, w_n = _gates(call.weights, 3)
     d_w_r, d_w_z, d_w_n = _gates(d_weights, 3)
     d_a_n = d_h * (1 - z) * (1 - n**2)
-    d_a_z = d_h * (h - n) * z * (1 - z)
+    d_a_z = d_h * (h - n) * slope(z)
     if call.options["reset_after"]:
-        d_a_r = d_a_n * records["hidden_n"] * r * (1 - r)
+        d_a_r = d_a_n * records["hidden_n"] * slope(r)
         _add_product_gradient(d_w_n, d_a_n * r, h)
         d_h_n = (d_a_n * r) @ w_n.hh
     else:
         d_rh = d_a_n @ w_n.hh
-        d_a_r = d_rh * h * r * (1 - r)
+        d_a_r = d_rh * h * slope(r)
         _add_product_gradient(d_w_n, d_a_n, r * h)
         d_h_n = d_rh * r
     _add_product_gradient(d_w_r, d_a_r, h)
@@ -107,9 +129,9 @@ def lstm_step(a: Array, state: State, call: Call) -> tuple[State, Records]:
 
     With ``weight_hr`` the hidden state is projected to P values (Sak et al. 2014).
     """
-    h, c = state
+    (h, c), gate = state, GATES[call.options["gate_activation"]].value
     i, f, g, o = np.split(a + _hidden_product(h, call.weights), 4, axis=1)
-    i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+    i, f, g, o = gate(i), gate(f), np.tanh(g), gate(o)
     c = f * c + i * g
     h = o * np.tanh(c)
     if call.weights.hr is not None:
@@ -128,6 +150,7 @@ def lstm_step_backward(
     """Gradient of `lstm_step`."""
     (d_h, d_c), (h, c), (_, c_new) = d_state, consumed, produced
     i, f, g, o = records["gates"].swapaxes(0, 1)
+    slope = GATES[call.options["gate_activation"]].slope
     tanh_c = np.tanh(c_new)
     if call.weights.hr is not None and d_weights.hr is not None:
         d_weights.hr[...] += d_h.T @ (o * tanh_c)
@@ -135,10 +158,10 @@ def lstm_step_backward(
     d_c = d_c + d_h * o * (1 - tanh_c**2)
     d_a = np.concatenate(
         (
-            d_c * g * i * (1 - i),
-            d_c * c * f * (1 - f),
+            d_c * g * slope(i),
+            d_c * c * slope(f),
             d_c * i * (1 - g**2),
-            d_h * tanh_c * o * (1 - o),
+            d_h * tanh_c * slope(o),
         ),
         axis=1,
     )

@@ -30,6 +30,11 @@ def sigmoid(a: float) -> float:
     return 1.0 / (1.0 + math.exp(-a)) if a >= 0.0 else math.exp(a) / (1.0 + math.exp(a))
 
 
+def hard_sigmoid(a: float) -> float:
+    """0 up to -2.5, 1 from 2.5 on, a straight line between (Courbariaux et al. 2015; Keras 1)."""
+    return 0.0 if a <= -2.5 else 1.0 if a >= 2.5 else 0.2 * a + 0.5
+
+
 def zeros(size: int) -> Vector:
     return [0.0] * size
 
@@ -77,6 +82,7 @@ class Cell:
     weights: Mapping[str, Any]
     nonlinearity: str
     reset_after: bool
+    gate_activation: str
     hidden: int = field(init=False)
     ih: list[Linear] = field(init=False)
     hh: list[Linear] = field(init=False)
@@ -88,6 +94,17 @@ class Cell:
         self.hh = self._gates("weight_hh", "bias_hh")
         projection = self.weights.get("weight_hr")
         self.hr = None if projection is None else Linear(projection, None)
+
+    def gate(self, pre_activations: Vector) -> Vector:
+        """A gate's values."""
+        curve = hard_sigmoid if self.gate_activation == "hard_sigmoid" else sigmoid
+        return [curve(a) for a in pre_activations]
+
+    def slope(self, y: float) -> float:
+        """The derivative of a gate of value y: y (1 - y), or of a hard one 1/5 between 0 and 1."""
+        if self.gate_activation == "hard_sigmoid":
+            return 0.2 if 0.0 < y < 1.0 else 0.0
+        return y * (1.0 - y)
 
     def _gates(self, weight_name: str, bias_name: str) -> list[Linear]:
         weight, bias = self.weights[weight_name], self.weights.get(bias_name)
@@ -155,11 +172,13 @@ def gru_forward(cell: Cell, x: Vector, state: State) -> tuple[State, Values]:
          q = W_hn (r * h) + b_hn    as published: reset before the product
          q = r * (W_hn h + b_hn)    as in cuDNN and torch.nn.GRU: reset after it
     h' = (1 - z) * n + z * h
+
+    or with hard_sigmoid in place of sigmoid.
     """
     (h,) = state
     (ir, iz, in_), (hr, hz, hn) = cell.ih, cell.hh
-    r = [sigmoid(a) for a in add(ir.forward(x), hr.forward(h))]
-    z = [sigmoid(a) for a in add(iz.forward(x), hz.forward(h))]
+    r = cell.gate(add(ir.forward(x), hr.forward(h)))
+    z = cell.gate(add(iz.forward(x), hz.forward(h)))
     if cell.reset_after:
         product = hn.forward(h)
         q = [r[j] * product[j] for j in range(cell.hidden)]
@@ -193,8 +212,8 @@ def gru_backward(
         d_r = [d_rh[j] * h[j] for j in units]
         d_h_reset = [d_rh[j] * r[j] for j in units]
 
-    d_a_r = [d_r[j] * r[j] * (1.0 - r[j]) for j in units]
-    d_a_z = [d_z[j] * z[j] * (1.0 - z[j]) for j in units]
+    d_a_r = [d_r[j] * cell.slope(r[j]) for j in units]
+    d_a_z = [d_z[j] * cell.slope(z[j]) for j in units]
     d_x = add(ir.backward(x, d_a_r), iz.backward(x, d_a_z), in_.backward(x, d_a_n))
     d_h = add(d_h_kept, d_h_reset, hr.backward(h, d_a_r), hz.backward(h, d_a_z))
     return d_x, (d_h,)
@@ -210,14 +229,14 @@ def lstm_forward(cell: Cell, x: Vector, state: State) -> tuple[State, Values]:
     c' = f * c + i * g
     m  = o * tanh(c')
     h' = m, or W_hr m with the recurrent projection of Sak et al. (2014)
+
+    or with hard_sigmoid in place of sigmoid.
     """
     h, c = state
     gates = zip(cell.ih, cell.hh, strict=True)
     a_i, a_f, a_g, a_o = (add(ih.forward(x), hh.forward(h)) for ih, hh in gates)
-    i = [sigmoid(a) for a in a_i]
-    f = [sigmoid(a) for a in a_f]
+    i, f, o = cell.gate(a_i), cell.gate(a_f), cell.gate(a_o)
     g = [math.tanh(a) for a in a_g]
-    o = [sigmoid(a) for a in a_o]
     new_c = [f[j] * c[j] + i[j] * g[j] for j in range(cell.hidden)]
     m = [o[j] * math.tanh(new_c[j]) for j in range(cell.hidden)]
     new_h = m if cell.hr is None else cell.hr.forward(m)
@@ -241,10 +260,10 @@ def lstm_backward(
         d_f = d_c_total * c[j]
         d_g = d_c_total * i[j]
         d_c[j] = d_c_total * f[j]
-        d_a_i[j] = d_i * i[j] * (1.0 - i[j])
-        d_a_f[j] = d_f * f[j] * (1.0 - f[j])
+        d_a_i[j] = d_i * cell.slope(i[j])
+        d_a_f[j] = d_f * cell.slope(f[j])
         d_a_g[j] = d_g * (1.0 - g[j] ** 2)
-        d_a_o[j] = d_o * o[j] * (1.0 - o[j])
+        d_a_o[j] = d_o * cell.slope(o[j])
 
     d_gates = (d_a_i, d_a_f, d_a_g, d_a_o)
     d_x = add(*(ih.backward(x, d_a) for ih, d_a in zip(cell.ih, d_gates, strict=True)))
@@ -293,6 +312,7 @@ def run(
     reverse: bool = False,
     nonlinearity: str = "tanh",
     reset_after: bool = True,
+    gate_activation: str = "sigmoid",
 ) -> Forward:
     """Run one layer in one direction over x (T, B, I) from the given state.
 
@@ -305,7 +325,8 @@ def run(
     from T-1 to 0 by these same rules.
     """
     assert nonlinearity in ("tanh", "relu")
-    layer = Cell(cell, weights, nonlinearity, reset_after)
+    assert gate_activation in ("sigmoid", "hard_sigmoid")
+    layer = Cell(cell, weights, nonlinearity, reset_after, gate_activation)
     step_forward, _ = STEPS[cell]
     if reset_state is None:
         reset_state = tuple([zeros(len(row)) for row in part] for part in state)

@@ -28,6 +28,7 @@ JUDGED = [
     for dtype in ("float32", "float64")
     if (backend, dtype) != ("numpy", "float64")
 ]
+CANDIDATES = ("h", "n", "g")  # gates by the name only: they have an activation of their own
 PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
@@ -37,6 +38,11 @@ class Variant(NamedTuple):
     cell: str
     options: dict[str, Any]
     projected: bool
+
+    @property
+    def hard(self) -> bool:
+        """Whether its gates have kinks, and slopes of zero."""
+        return self.options.get("gate_activation") == "hard_sigmoid"
 
     def __str__(self) -> str:
         words = [f"{name}={value}" for name, value in self.options.items()]
@@ -285,6 +291,11 @@ def make_problem(
         d_output=uniform(1, T, B, widths[0]),
         d_state=state(),
     )
+    if variant.hard:  # then many gates are to be at 0 and at 1
+        factors = [1 if gate in CANDIDATES else 3 for gate in cell.gates]
+        for name in problem.weights.keys() - {"weight_hr"}:
+            w = problem.weights[name]
+            w *= np.repeat(np.float32(factors), H).reshape(-1, *(1,) * (w.ndim - 1))
     if problem.lengths is not None:
         padding = np.arange(T)[:, None] >= problem.lengths
         problem.x[padding] = np.nan

@@ -27,7 +27,7 @@ SHAPES = {
     "d_h0": "BR", "d_c0": "BH", "d_reset_h": "BR", "d_reset_c": "BH",
 }  # fmt: skip
 GATES = {
-    code: {"rnn": 1, "gru": 3, "lstm": 4}[name] for (name, *_), code in c_backend.CELLS.items()
+    code: {"rnn": 1, "gru": 3, "lstm": 4}[name] for (name, *_), (code, _) in c_backend.CELLS.items()
 }
 ITEM = {"lengths": 8, "reset": 1}  # bytes of a number that is no real
 

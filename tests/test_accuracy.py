@@ -27,7 +27,9 @@ from problems import (
     make_problem,
 )
 
-CONTRACTIVE = [v for v in VARIANTS if not v.projected and "relu" not in v.options.values()]
+CONTRACTIVE = [
+    v for v in VARIANTS if not v.projected and not v.hard and "relu" not in v.options.values()
+]
 H = 512
 
 COMPILED = [name for name in BACKENDS if name != "numpy"]
@@ -37,7 +39,9 @@ compiled = pytest.mark.parametrize("backend", COMPILED)
 # The bounds are those of `compare`. Where sums pass through numbers ten times as large as their
 # end, they are beyond float32, the reference's too. It alone keeps them where the input that
 # saturates is 30 to 100 in place of 300: then the RNN is at 1.25 times the bound and the GRU at
-# 1.09, by the roundings of a chain of a thousand terms, which BLAS cuts into parts.
+# 1.09, by the roundings of a chain of a thousand terms, which BLAS cuts into parts. Hard gates are
+# left out for the same reason: the sums are the same, and near their ends the slope is 0.2 in place
+# of 0.07, so that the input of 300 brings the GRU to 3 times the bound and the LSTM to 1.6 times.
 
 
 def negative(x: np.ndarray, weight: np.ndarray, rng: np.random.Generator) -> None:

@@ -16,21 +16,22 @@ INLINE void gru_put(const forward_job *j, const step *s, int64_t b, int64_t u, i
 
 /* The reset after the product: n = tanh(a_n + r (W_hn h + b_hn)); v: r, z, the latter, a_n. */
 INLINE void gru_forward(const forward_job *j, const step *s, int64_t b, int64_t u, int n,
-                        const vec *v)
+                        const vec *v, const int hard)
 {
-    vec r = sigmoid(v[0]), z = sigmoid(v[1]);
+    vec r = gate(v[0], hard), z = gate(v[1], hard);
     gru_put(j, s, b, u, n, r, z, tanh_(fma_(r, v[2], v[3])), v[2]);
 }
 
-INLINE void gru_backward(const backward_job *j, const back_step *s, int64_t b, int64_t u, int n)
+INLINE void gru_backward(const backward_job *j, const back_step *s, int64_t b, int64_t u, int n,
+                         const int hard)
 {
     int64_t H = j->p->H, row = s->t * j->p->B + b;
     real *gates = j->gates + row * 3 * H + u, *hidden_n = j->hidden_n + row * H + u;
     vec r = load_some(gates, n), z = load_some(gates + H, n), new = load_some(gates + 2 * H, n);
     vec d_h = load_some(j->d_h + b * H + u, n), h = load_some(j->h + row * H + u, n);
     vec d_n = d_h * ((real)1 - z) * ((real)1 - new * new);
-    store_some(gates, d_n * load_some(hidden_n, n) * r * ((real)1 - r), n);
-    store_some(gates + H, d_h * (h - new) * z * ((real)1 - z), n);
+    store_some(gates, gate_gradient(d_n * load_some(hidden_n, n), r, hard), n);
+    store_some(gates + H, gate_gradient(d_h * (h - new), z, hard), n);
     store_some(gates + 2 * H, d_n, n);
     store_some(hidden_n, d_n * r, n);
     carry(j, s, b, u, n, d_h * z);
@@ -38,12 +39,12 @@ INLINE void gru_backward(const backward_job *j, const back_step *s, int64_t b, i
 
 /* The reset before the product, n = tanh(a_n + W_hn (r h) + b_hn), in two halves. */
 INLINE void gru_before_forward(const forward_job *j, const step *s, int64_t b, int64_t u, int n,
-                               const vec *v)
+                               const vec *v, const int hard)
 {
     int64_t H = j->p->H;
-    vec r = sigmoid(v[0]);
+    vec r = gate(v[0], hard);
     store_some(j->r + b * H + u, r, n);
-    store_some(j->z + b * H + u, sigmoid(v[1]), n);
+    store_some(j->z + b * H + u, gate(v[1], hard), n);
     store_some(j->hidden + b * H + u, r * load_some(s->h + b * H + u, n), n);
 }
 
@@ -57,24 +58,25 @@ INLINE void gru_before_forward_2(const forward_job *j, const step *s, int64_t b,
 }
 
 INLINE void gru_before_backward(const backward_job *j, const back_step *s, int64_t b, int64_t u,
-                                int n)
+                                int n, const int hard)
 {
     int64_t H = j->p->H, row = s->t * j->p->B + b;
     real *gates = j->gates + row * 3 * H + u, *d_h = j->d_h + b * H + u;
     vec z = load_some(gates + H, n), new = load_some(gates + 2 * H, n), d = load_some(d_h, n);
-    store_some(gates + H, d * (load_some(j->h + row * H + u, n) - new) * z * ((real)1 - z), n);
+    vec d_z = d * (load_some(j->h + row * H + u, n) - new);
+    store_some(gates + H, gate_gradient(d_z, z, hard), n);
     store_some(gates + 2 * H, d * ((real)1 - z) * ((real)1 - new * new), n);
     store_some(d_h, d * z, n);
 }
 
 INLINE void gru_before_backward_2(const backward_job *j, const back_step *s, int64_t b, int64_t u,
-                                  int n)
+                                  int n, const int hard)
 {
     int64_t H = j->p->H, row = s->t * j->p->B + b;
     real *gates = j->gates + row * 3 * H + u;
     vec r = load_some(gates, n), h = load_some(j->h + row * H + u, n);
     vec d_rh = load_some(j->d_hidden + b * H + u, n);
-    store_some(gates, d_rh * h * r * ((real)1 - r), n);
+    store_some(gates, gate_gradient(d_rh * h, r, hard), n);
     store_some(j->ring_hidden + (s->at + b) * H + u, r * h, n);
     carry(j, s, b, u, n, fma_(d_rh, r, load_some(j->d_h + b * H + u, n)));
 }

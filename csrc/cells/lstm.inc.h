@@ -4,10 +4,11 @@
  *
  * The halves are loops of their own over a tile: together, a unit's chain of two exponentials is too
  * long for the processor to look past it at the next unit's: 1 to 3 % (the GRU gained nothing). */
-INLINE void lstm_forward(const forward_job *j, const step *s, int64_t b, int64_t u, int n, vec *v)
+INLINE void lstm_forward(const forward_job *j, const step *s, int64_t b, int64_t u, int n, vec *v,
+                         const int hard)
 {
     int64_t H = j->p->H, row = s->t * j->p->B + b;
-    vec i = sigmoid(v[0]), f = sigmoid(v[1]), g = tanh_(v[2]), o = sigmoid(v[3]);
+    vec i = gate(v[0], hard), f = gate(v[1], hard), g = tanh_(v[2]), o = gate(v[3], hard);
     vec c = fma_(f, load_some(j->c + b * H + u, n), times(i, g));
     if (j->gates) {
         real *gates = j->gates + row * 4 * H + u;
@@ -34,7 +35,8 @@ INLINE void lstm_forward_2(const forward_job *j, const step *s, int64_t b, int64
 }
 
 /* The gates become the gradients of their pre-activations; returns what is carried to h: nothing. */
-INLINE void lstm_backward(const backward_job *j, const back_step *s, int64_t b, int64_t u, int n)
+INLINE void lstm_backward(const backward_job *j, const back_step *s, int64_t b, int64_t u, int n,
+                          const int hard)
 {
     int64_t H = j->p->H, row = s->t * j->p->B + b;
     real *gates = j->gates + row * 4 * H + u, *d_c = j->d_c + b * H + u;
@@ -43,10 +45,10 @@ INLINE void lstm_backward(const backward_job *j, const back_step *s, int64_t b, 
     vec t = tanh_(load_some(j->cells + row * H + u, n));
     vec d_h = load_some((j->p->P ? j->d_hidden : j->d_h) + b * H + u, n);
     vec d = fma_(d_h * o, (real)1 - t * t, load_some(d_c, n));
-    store_some(gates, d * g * i * ((real)1 - i), n);
-    store_some(gates + H, d * load_some(j->c + row * H + u, n) * f * ((real)1 - f), n);
+    store_some(gates, gate_gradient(d * g, i, hard), n);
+    store_some(gates + H, gate_gradient(d * load_some(j->c + row * H + u, n), f, hard), n);
     store_some(gates + 2 * H, d * i * ((real)1 - g * g), n);
-    store_some(gates + 3 * H, d_h * t * o * ((real)1 - o), n);
+    store_some(gates + 3 * H, gate_gradient(d_h * t, o, hard), n);
     if (j->p->P)
         store_some(j->ring_hidden + (s->at + b) * H + u, o * t, n);
     else

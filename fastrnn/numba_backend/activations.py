@@ -1,15 +1,16 @@
-"""Sigmoid, tanh and relu on vectors: no branches, no tables, one division each.
+"""Sigmoid, hard sigmoid, tanh and relu on vectors: no branches, no tables.
 
-Both curves come from exp(y) = (1 + p) s with s a power of two. Adding a magic number rounds
-y log2(e) to an integer n in the low bits of the sum, already biased, so that a shift makes s of it;
-p = expm1(r) is a polynomial in the rest r = y - n ln 2, |r| <= ln(2)/2 (minimax, relative error
-2^-26 and 2^-61). Measured against float64 and mpmath: at most 2.5 ULP in float32 (every 37th bit
-pattern), 2.2 in float64 (12,000 points). NaN stays NaN; a sigmoid below the normal range may be 0.
-A rational tanh (13 operations) was 0-12 % faster, but 4.4 ULP off, and never reached 1.
+Sigmoid and tanh come from exp(y) = (1 + p) s with s a power of two, and a division. Adding a magic
+number rounds y log2(e) to an integer n in the low bits of the sum, already biased, so that a shift
+makes s of it; p = expm1(r) is a polynomial in the rest r = y - n ln 2, |r| <= ln(2)/2 (minimax,
+relative error 2^-26 and 2^-61). Measured against float64 and mpmath: at most 2.5 ULP in float32
+(every 37th bit pattern), 2.2 in float64 (12,000 points). NaN stays NaN; a sigmoid below the normal
+range may be 0. A rational tanh (13 operations) was 0-12 % faster, but 4.4 ULP off, and never 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .vectors import Lanes, Vec
@@ -87,6 +88,11 @@ def sigmoid(L: Lanes, x: Vec) -> Vec:
     return 1.0 / L.fma(p + 1.0, s, 1.0)
 
 
+def hard_sigmoid(L: Lanes, x: Vec) -> Vec:
+    """clip(0.2 x + 0.5, 0, 1); NaN stays NaN."""
+    return L.minimum(L.maximum(L.fma(x, 0.2, 0.5), 0.0), 1.0)
+
+
 def tanh(L: Lanes, x: Vec) -> Vec:
     """Return e / (e + 2) with e = expm1(2|x|), which keeps small x to the last bits."""
     pattern = L.to_bits(x)
@@ -100,3 +106,23 @@ def tanh(L: Lanes, x: Vec) -> Vec:
 def relu(L: Lanes, x: Vec) -> Vec:
     """max(x, 0); NaN stays NaN."""
     return L.maximum(x, 0.0)
+
+
+class Gate(NamedTuple):
+    """What gates are activated by, and how gradients come back through it."""
+
+    value: Callable[[Lanes, Vec], Vec]
+    gradient: Callable[[Lanes, Vec, Vec], Vec]  # the gate's and its value to the pre-activation's
+
+
+def _sigmoid_gradient(L: Lanes, d: Vec, y: Vec) -> Vec:
+    return d * y * (1.0 - y)
+
+
+def _hard_sigmoid_gradient(L: Lanes, d: Vec, y: Vec) -> Vec:
+    """Return 0 where the value is 0 or 1, also at the kinks themselves."""
+    return d * L.positive(y, L.positive(1.0 - y, L.vec(0.2), 0.0), 0.0)
+
+
+# In the order in which a kernel with gates has them: its flag says whether they are hard.
+GATES = (Gate(sigmoid, _sigmoid_gradient), Gate(hard_sigmoid, _hard_sigmoid_gradient))

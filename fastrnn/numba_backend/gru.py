@@ -10,6 +10,7 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
+from .activations import GATES, Gate
 from .product import Packed, packed, packed_pair, product, writable
 from .sequence import BackwardFrame, ForwardFrame, input_share
 from .vectors import Lanes, Vec, pointwise
@@ -20,6 +21,7 @@ class GRUForward(NamedTuple):
 
     frame: ForwardFrame
     reset_after: bool
+    hard: bool  # gates are hard sigmoids
     keep: int  # 1 if hidden_n keeps every step, 0 if it is one step's scratch
     hidden_n: Array  # (T or 1, B, H): W_hn h + b_hn, or W_hn (r h) + b_hn
     rh: Array  # (B, H): r h, scratch of the reset before the product
@@ -33,6 +35,7 @@ class GRUBackward(NamedTuple):
 
     frame: BackwardFrame
     reset_after: bool
+    hard: bool
     hidden_n: Array  # (T, B, H): as recorded, then (reset after) its gradient
     h: Array  # (T, B, H): the state that each step consumed
     d_rh: Array  # (B, H): scratch
@@ -44,19 +47,19 @@ def _update(L: Lanes, z: Vec, n: Vec, h: Vec) -> Vec:
     return L.fma(z, h, (1.0 - z) * n)
 
 
-@pointwise("r z n hn h", "r z n h_new")
-def gates_after(L: Lanes, r: Vec, z: Vec, n: Vec, hn: Vec, h: Vec) -> tuple[Vec, ...]:
+@pointwise("r z n hn h", "r z n h_new", GATES)
+def gates_after(L: Lanes, gate: Gate, r: Vec, z: Vec, n: Vec, hn: Vec, h: Vec) -> tuple[Vec, ...]:
     """One row forward, reset after the product."""
-    r, z = activations.sigmoid(L, r), activations.sigmoid(L, z)
+    r, z = gate.value(L, r), gate.value(L, z)
     n = activations.tanh(L, L.fma(r, hn, n))
     return r, z, n, _update(L, z, n, h)
 
 
-@pointwise("r z h", "r z rh")
-def gates_before(L: Lanes, r: Vec, z: Vec, h: Vec) -> tuple[Vec, ...]:
+@pointwise("r z h", "r z rh", GATES)
+def gates_before(L: Lanes, gate: Gate, r: Vec, z: Vec, h: Vec) -> tuple[Vec, ...]:
     """One row forward, reset before the product: what comes before it."""
-    r = activations.sigmoid(L, r)
-    return r, activations.sigmoid(L, z), r * h
+    r = gate.value(L, r)
+    return r, gate.value(L, z), r * h
 
 
 @pointwise("z n hn h", "n h_new")
@@ -66,26 +69,31 @@ def update_before(L: Lanes, z: Vec, n: Vec, hn: Vec, h: Vec) -> tuple[Vec, ...]:
     return n, _update(L, z, n, h)
 
 
-@pointwise("r z n hn h d_h", "r z n hn d_consumed")
+@pointwise("r z n hn h d_h", "r z n hn d_consumed", GATES)
 def gates_after_backward(
-    L: Lanes, r: Vec, z: Vec, n: Vec, hn: Vec, h: Vec, d_h: Vec
+    L: Lanes, gate: Gate, r: Vec, z: Vec, n: Vec, hn: Vec, h: Vec, d_h: Vec
 ) -> tuple[Vec, ...]:
     """One row backward, reset after the product: gates and hn become their gradients."""
     d_n = d_h * (1.0 - z) * (1.0 - n * n)
-    d_z = d_h * (h - n) * z * (1.0 - z)
-    return d_n * hn * r * (1.0 - r), d_z, d_n, d_n * r, d_h * z
+    d_z = gate.gradient(L, d_h * (h - n), z)
+    return gate.gradient(L, d_n * hn, r), d_z, d_n, d_n * r, d_h * z
 
 
-@pointwise("z n h d_h", "z n d_consumed")
-def update_before_backward(L: Lanes, z: Vec, n: Vec, h: Vec, d_h: Vec) -> tuple[Vec, ...]:
+@pointwise("z n h d_h", "z n d_consumed", GATES)
+def update_before_backward(
+    L: Lanes, gate: Gate, z: Vec, n: Vec, h: Vec, d_h: Vec
+) -> tuple[Vec, ...]:
     """One row backward, reset before the product: what came after it."""
-    return d_h * (h - n) * z * (1.0 - z), d_h * (1.0 - z) * (1.0 - n * n), d_h * z
+    d_z = gate.gradient(L, d_h * (h - n), z)
+    return d_z, d_h * (1.0 - z) * (1.0 - n * n), d_h * z
 
 
-@pointwise("r h d_rh d_consumed", "r d_consumed")
-def gates_before_backward(L: Lanes, r: Vec, h: Vec, d_rh: Vec, d_consumed: Vec) -> tuple[Vec, ...]:
+@pointwise("r h d_rh d_consumed", "r d_consumed", GATES)
+def gates_before_backward(
+    L: Lanes, gate: Gate, r: Vec, h: Vec, d_rh: Vec, d_consumed: Vec
+) -> tuple[Vec, ...]:
     """One row backward, reset before the product: what came before it."""
-    return d_rh * h * r * (1.0 - r), L.fma(d_rh, r, d_consumed)
+    return gate.gradient(L, d_rh * h, r), L.fma(d_rh, r, d_consumed)
 
 
 def gru_step(ws: Any, t: Any, b: Any, rows: Any, h: Any, fresh: Any) -> Any:
@@ -105,11 +113,11 @@ def gru_step(ws: Any, t: Any, b: Any, rows: Any, h: Any, fresh: Any) -> Any:
         arrays = (g, g, g, ws.hidden_n, f.h_in, f.h_out)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, h + row * H
-            gates_after(arrays, (q, q + H, q + 2 * H, s, r, r), H)
+            gates_after(arrays, (q, q + H, q + 2 * H, s, r, r), H, ws.hard)
     else:
         for row in range(b, b + rows):
             q, r = start + row * 3 * H, row * H
-            gates_before((g, g, f.h_in, ws.rh), (q, q + H, h + r, r), H)
+            gates_before((g, g, f.h_in, ws.rh), (q, q + H, h + r, r), H, ws.hard)
         product((ws.b_hn, 0, 0), (ws.rh, b * H, H, 1), ws.w_n, out, rows, H, H)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, h + row * H
@@ -127,17 +135,18 @@ def gru_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
         arrays = (g, g, g, ws.hidden_n, ws.h, d_h, d_consumed)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
-            gates_after_backward(arrays, (q, q + H, q + 2 * H, s, s, r, r), H)
+            gates_after_backward(arrays, (q, q + H, q + 2 * H, s, s, r, r), H, ws.hard)
         product(out, (ws.hidden_n, hidden + b * H, H, 1), ws.w_n, out, rows, H, H)
     else:
+        update = (g, g, ws.h, d_h, d_consumed)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
-            update_before_backward((g, g, ws.h, d_h, d_consumed), (q + H, q + 2 * H, s, r, r), H)
+            update_before_backward(update, (q + H, q + 2 * H, s, r, r), H, ws.hard)
         d_rh = (ws.d_rh, b * H, H)
         product((f.zeros, 0, 0), (g, d_a + 2 * H, 3 * H, 1), ws.w_n, d_rh, rows, H, H)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
-            gates_before_backward((g, ws.h, ws.d_rh, d_consumed), (q, s, r, r), H)
+            gates_before_backward((g, ws.h, ws.d_rh, d_consumed), (q, s, r, r), H, ws.hard)
     product(out, (g, d_a, 3 * H, 1), ws.w_rz, out, rows, 2 * H, H)
 
 
@@ -158,6 +167,7 @@ def forward(call: Call, ws: Forward) -> None:
     arrays = GRUForward(
         frame=sequence.forward_frame(call, ws, gates, bias, w_ih),
         reset_after=call.options["reset_after"],
+        hard=call.options["gate_activation"] == "hard_sigmoid",
         keep=int(record),
         hidden_n=ws.records["hidden_n"] if record else empty((1, B, H), dtype),
         rh=empty((B, H), dtype),
@@ -180,6 +190,7 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     arrays = GRUBackward(
         frame=sequence.backward_frame(call, d_output, d_state, gates, packed(w.ih), ws),
         reset_after=after,
+        hard=call.options["gate_activation"] == "hard_sigmoid",
         hidden_n=hidden_n,
         h=writable(h),
         d_rh=empty((call.x.shape[1], H), dtype),

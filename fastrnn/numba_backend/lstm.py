@@ -10,6 +10,7 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
+from .activations import GATES, Gate
 from .gradients import WeightGradient
 from .product import Packed, packed, packed_pair, product, product_of_two, writable
 from .sequence import BackwardFrame, ForwardFrame, copy
@@ -21,6 +22,7 @@ class LSTMForward(NamedTuple):
 
     frame: ForwardFrame
     projects: bool
+    hard: bool  # gates are hard sigmoids
     hidden: Array  # (B, H): o tanh(c'); without a projection the frame's new hidden state itself
     zeros: Array  # (P,), or empty
     w_hh: Packed  # (R, 4H), from state to pre-activations
@@ -32,6 +34,7 @@ class LSTMBackward(NamedTuple):
 
     frame: BackwardFrame
     projects: bool
+    hard: bool
     c: Array  # (T, B, H): after each step
     c_consumed: Array  # (T, B, H): before it
     d_projected: Array  # (T, B, P): gradient of the projection, or empty
@@ -40,27 +43,27 @@ class LSTMBackward(NamedTuple):
     w_hr: Packed  # (P, H), read if it projects
 
 
-@pointwise("i f g o c", "i f g o c_new h")
-def gates_forward(L: Lanes, i: Vec, f: Vec, g: Vec, o: Vec, c: Vec) -> tuple[Vec, ...]:
+@pointwise("i f g o c", "i f g o c_new h", GATES)
+def gates_forward(L: Lanes, gate: Gate, i: Vec, f: Vec, g: Vec, o: Vec, c: Vec) -> tuple[Vec, ...]:
     """One row forward."""
-    i, f = activations.sigmoid(L, i), activations.sigmoid(L, f)
-    g, o = activations.tanh(L, g), activations.sigmoid(L, o)
+    i, f = gate.value(L, i), gate.value(L, f)
+    g, o = activations.tanh(L, g), gate.value(L, o)
     c = L.fma(f, c, i * g)
     return i, f, g, o, c, o * activations.tanh(L, c)
 
 
-@pointwise("i f g o c_consumed c d_h d_c", "i f g o d_c_consumed")
+@pointwise("i f g o before c d_h d_c", "i f g o d_before", GATES)
 def gates_backward(
-    L: Lanes, i: Vec, f: Vec, g: Vec, o: Vec, c_consumed: Vec, c: Vec, d_h: Vec, d_c: Vec
+    L: Lanes, gate: Gate, i: Vec, f: Vec, g: Vec, o: Vec, before: Vec, c: Vec, d_h: Vec, d_c: Vec
 ) -> tuple[Vec, ...]:
     """One row backward: the gates become the gradients of their pre-activations."""
     t = activations.tanh(L, c)
     d_c = L.fma(d_h * o, 1.0 - t * t, d_c)
     return (
-        d_c * g * i * (1.0 - i),
-        d_c * c_consumed * f * (1.0 - f),
+        gate.gradient(L, d_c * g, i),
+        gate.gradient(L, d_c * before, f),
         d_c * i * (1.0 - g * g),
-        d_h * t * o * (1.0 - o),
+        gate.gradient(L, d_h * t, o),
         d_c * f,
     )
 
@@ -80,7 +83,8 @@ def lstm_step(ws: Any, t: Any, b: Any, rows: Any, h: Any, fresh: Any) -> Any:
     hidden = 0 if ws.projects else h
     for row in range(b, b + rows):
         q, r = (t * f.B + row) * 4 * H, row * H
-        gates_forward(arrays, (q, q + H, q + 2 * H, q + 3 * H, r, r, hidden + r), H)
+        places = (q, q + H, q + 2 * H, q + 3 * H, r, r, hidden + r)
+        gates_forward(arrays, places, H, ws.hard)
     if ws.projects:
         out = (f.h_out, h + b * R, R)
         product((ws.zeros, 0, 0), (ws.hidden, b * H, H, 1), ws.w_hr, out, rows, H, R)
@@ -98,7 +102,8 @@ def lstm_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
     arrays = (g, g, g, g, ws.c_consumed, ws.c, ws.d_hidden, f.d_new[1], f.d_consumed[1])
     for row in range(b, b + rows):
         q, s, r = (t * f.B + row) * 4 * H, (t * f.B + row) * H, row * H
-        gates_backward(arrays, (q, q + H, q + 2 * H, q + 3 * H, s, s, r, r, r), H)
+        places = (q, q + H, q + 2 * H, q + 3 * H, s, s, r, r, r)
+        gates_backward(arrays, places, H, ws.hard)
     pre, out = (g, d_a, 4 * H, 1), (f.d_consumed[0], b * R, R)
     product((f.zeros, 0, 0), pre, ws.w_hh, out, rows, 4 * H, R)
 
@@ -117,6 +122,7 @@ def forward(call: Call, ws: Forward) -> None:
     arrays = LSTMForward(
         frame=frame,
         projects=hr is not None,
+        hard=call.options["gate_activation"] == "hard_sigmoid",
         hidden=frame.h_out if hr is None else empty((1, B, H), dtype),
         zeros=sequence.constant(0, 0 if hr is None else len(hr), dtype),
         w_hh=w_hh,
@@ -140,6 +146,7 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     arrays = LSTMBackward(
         frame=frame,
         projects=hr is not None,
+        hard=call.options["gate_activation"] == "hard_sigmoid",
         c=cells,
         c_consumed=writable(c),
         d_projected=d_projected,

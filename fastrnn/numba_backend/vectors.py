@@ -12,7 +12,7 @@ inside a compiled loop costs 10 to 20 ns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -191,7 +191,9 @@ def shifted(builder: Any, pointer: Any, elements: Any, size: int) -> Any:
     return builder.gep(pointer, [builder.mul(elements, integer(size))])
 
 
-def pointwise(reads: str, writes: str) -> Callable[[Callable[..., Any]], Any]:
+def pointwise(
+    reads: str, writes: str, choices: Sequence[object] = ()
+) -> Callable[[Callable[..., Any]], Any]:
     """Make a loop over a row of elements out of a formula on vectors.
 
     ``formula(L, *values)`` gets a vector for each word of `reads` and returns one for each word of
@@ -199,17 +201,20 @@ def pointwise(reads: str, writes: str) -> Callable[[Callable[..., Any]], Any]:
     ``kernel(arrays, offsets, n)``: two tuples with a contiguous array, and the offset of its first
     element, for each name in the order of `reads` and then of those that are only written. All
     vectors of a step are loaded before any is stored. Nothing outside the n elements is touched.
+
+    With two `choices` it is ``formula(L, choice, *values)``. Then there is a loop for each, and
+    ``kernel(arrays, offsets, n, flag)`` takes the second if the flag is set.
     """
     read, written = reads.split(), writes.split()
     names = read + [name for name in written if name not in read]
 
     def decorate(formula: Callable[..., Any]) -> Any:
-        @intrinsic
-        def kernel(typing_context: Any, arrays: Any, offsets: Any, n: Any) -> Any:
+        def typed(arrays: Any, offsets: Any, *flag: Any) -> Any:
             count = len(names)
             if len(arrays) != count or len(offsets) != count:
                 raise TypeError(f"{formula.__name__} takes {count} arrays: {names}")
-            signature = types.void(arrays, types.UniTuple(types.intp, count), types.intp)
+            place = types.UniTuple(types.intp, count)
+            signature = types.void(arrays, place, types.intp, *flag)
 
             def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
                 L = Lanes(builder, arrays[0].dtype)
@@ -220,24 +225,40 @@ def pointwise(reads: str, writes: str) -> Callable[[Callable[..., Any]], Any]:
                     start = data(context, builder, arrays[k], array)
                     base[name] = shifted(builder, start, offset, L.size)
 
-                def body(first: Any, mask: Any) -> None:
+                def body(formula: Callable[..., Any], first: Any, mask: Any) -> None:
                     place = {name: shifted(builder, p, first, L.size) for name, p in base.items()}
                     results = formula(L, *(L.load(place[name], mask) for name in read))
                     results = results if isinstance(results, tuple) else (results,)
                     for name, value in zip(written, results, strict=True):
                         L.store(value, place[name], mask)
 
+                def loop(formula: Callable[..., Any]) -> None:
+                    with cgutils.for_range_slice(
+                        builder, integer(0), whole, integer(L.width), inc=True
+                    ) as (k, _):
+                        body(formula, k, None)
+                    with builder.if_then(builder.icmp_signed("<", whole, n), likely=False):
+                        body(formula, whole, L.mask(builder.sub(n, whole)))
+
                 n = arguments[2]
                 whole = builder.and_(n, integer(-L.width))
-                step = integer(L.width)
-                with cgutils.for_range_slice(builder, integer(0), whole, step, inc=True) as (k, _):
-                    body(k, None)
-                with builder.if_then(builder.icmp_signed("<", whole, n), likely=False):
-                    body(whole, L.mask(builder.sub(n, whole)))
+                if not choices:
+                    loop(formula)
+                else:
+                    with builder.if_else(arguments[3]) as (then, otherwise):
+                        for branch, choice in zip((otherwise, then), choices, strict=True):
+                            with branch:
+                                loop(lambda L, *values, c=choice: formula(L, c, *values))
                 return context.get_dummy_value()
 
             return signature, generate
 
-        return kernel
+        def kernel(typing_context: Any, arrays: Any, offsets: Any, n: Any) -> Any:
+            return typed(arrays, offsets)
+
+        def choosing(typing_context: Any, arrays: Any, offsets: Any, n: Any, flag: Any) -> Any:
+            return typed(arrays, offsets, types.boolean)
+
+        return intrinsic(choosing if choices else kernel)
 
     return decorate
