@@ -6,7 +6,7 @@ import os
 import stat
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,13 +14,17 @@ from typing import Any
 from ..cells import CELLS
 from ..layers import Recurrent
 from ..validation import Array
-from . import safetensors, torch
+from . import onnx, onnx_writer, safetensors, torch
 from .layer import Layer, Options, damage, naming
 
 READERS: Mapping[str, ModuleType] = {
     ".safetensors": safetensors,
+    ".onnx": onnx,
 }
-WRITERS = (".safetensors",)
+WRITERS: Mapping[str, Callable[[Path, Mapping[str, Layer]], None]] = {
+    ".safetensors": safetensors.write,
+    ".onnx": onnx_writer.write,
+}
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _PICKLE = (
     "expected a file of weights, got a pickle, which can run any code when it is read; save the "
@@ -131,7 +135,7 @@ def save(
     for name in rows:
         if not isinstance(name, str):
             raise TypeError(f"layers: expected names that are text, got {name!r}")
-    READERS[target.suffix].write(target, {name: Layer.of(layer) for name, layer in rows.items()})
+    WRITERS[target.suffix](target, {name: Layer.of(layer) for name, layer in rows.items()})
 
 
 def kind(path: Path) -> str:
