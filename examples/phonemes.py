@@ -102,7 +102,6 @@ def original() -> Any:
     data = [
         fetch.file("g2p_en", f"g2p_en/{name}") for name in ("checkpoint20.npz", "homographs.en")
     ]
-    fetch.package("g2p_en")
     wheel = fetch.folder() / fetch.PACKAGES["g2p_en"].filename
     with (
         _absent("nltk", "nltk.corpus", "nltk.tokenize", "inflect"),

@@ -13,8 +13,9 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import fetch
 import pytest
+
+import fetch
 
 CONTENT = b"the file that was asked for"
 
