@@ -14,12 +14,15 @@ from typing import Any
 from ..cells import CELLS
 from ..layers import Recurrent
 from ..validation import Array
-from . import onnx, onnx_writer, safetensors, torch
+from . import keras, onnx, onnx_writer, safetensors, torch
 from .layer import Layer, Options, damage, naming
 
 READERS: Mapping[str, ModuleType] = {
     ".safetensors": safetensors,
     ".onnx": onnx,
+    ".keras": keras,
+    ".h5": keras,
+    ".hdf5": keras,
 }
 WRITERS: Mapping[str, Callable[[Path, Mapping[str, Layer]], None]] = {
     ".safetensors": safetensors.write,

@@ -1,8 +1,12 @@
 """What is read from files, and written, against the frameworks that the files belong to."""
 
+import importlib
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import onnx
 import onnx.reference
@@ -18,6 +22,7 @@ from problems import VARIANTS, Variant
 pytestmark = [
     pytest.mark.peers,
     pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning"),  # of oneDNN
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # of Keras
 ]
 
 T, B, I, H = 6, 3, 4, 5
@@ -32,7 +37,7 @@ def draw(*shape: int, seed: int = 1) -> np.ndarray:
 
 def close(found: np.ndarray, expected: np.ndarray) -> None:
     assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=3e-6)
     assert np.abs(expected).max() > 0.01
 
 
@@ -461,3 +466,204 @@ def test_a_written_model_in_float64(tmp_path: Path) -> None:
     found = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x, "h0": zero, "c0": zero})
     np.testing.assert_allclose(layer(x)[0], found[0], rtol=0, atol=1e-12)
     assert weights.load(path)["lstm_l0"].dtype == np.float64
+
+
+# Keras
+
+
+@pytest.fixture(scope="module")
+def keras() -> Any:
+    """Keras 3 on torch; others of these tests may have imported it on something else."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "keras" not in sys.modules:
+            patch.setenv("KERAS_BACKEND", "torch")
+        module = importlib.import_module("keras")
+    module.utils.set_random_seed(1)
+    return module
+
+
+KERAS = {
+    "LSTM": ("lstm", {}),
+    "LSTM without bias": ("lstm", {"use_bias": False}),
+    "LSTM hard": ("lstm", {"recurrent_activation": "hard_sigmoid"}),
+    "GRU": ("gru", {}),
+    "GRU before": ("gru", {"reset_after": False}),
+    "GRU before, without bias": ("gru", {"reset_after": False, "use_bias": False}),
+    "GRU after, without bias": ("gru", {"use_bias": False}),
+    "GRU hard": ("gru", {"recurrent_activation": "hard_sigmoid", "reset_after": False}),
+    "SimpleRNN": ("rnn", {}),
+    "SimpleRNN relu": ("rnn", {"activation": "relu"}),
+}
+CLASSES = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}
+
+
+def randomize(model: Any) -> None:
+    """Give a model weights that are all different, biases among them."""
+    model.set_weights([draw(*w.shape, seed=k) * 0.7 for k, w in enumerate(model.get_weights())])
+
+
+def save_keras(model: Any, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of HDF5, which is called legacy
+        if path.name.endswith(".weights.h5"):
+            model.save_weights(path)
+        elif path.name == "legacy-weights.h5":
+            from keras.src.legacy.saving import legacy_h5_format
+
+            with h5py.File(path, "w") as file:
+                legacy_h5_format.save_weights_to_hdf5_group(file, model)
+        else:
+            model.save(path)
+
+
+def options_of(arguments: dict[str, Any], cell: str) -> dict[str, Any]:
+    """What the file of weights does not say."""
+    if cell == "rnn":
+        return {"nonlinearity": arguments.get("activation", "tanh")}
+    found = {"gate_activation": arguments.get("recurrent_activation", "sigmoid")}
+    if not arguments.get("use_bias", True) and cell == "gru":
+        found["reset_after"] = arguments.get("reset_after", True)
+    return found
+
+
+FILES = ["model.keras", "model.weights.h5", "model.h5", "legacy-weights.h5"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", KERAS)
+@pytest.mark.parametrize("wrapped", ["alone", "bidirectional", "backward", "cell", "stack"])
+def test_layers_of_keras(keras: Any, name: str, kind: str, wrapped: str, tmp_path: Path) -> None:
+    cell, arguments = KERAS[kind]
+    make = getattr(keras.layers, CLASSES[cell])
+    make_cell = getattr(keras.layers, f"{CLASSES[cell]}Cell")
+    sequences = {"return_sequences": True, "name": "some"}
+    layer = {
+        "alone": lambda: make(H, **sequences, **arguments),
+        "bidirectional": lambda: keras.layers.Bidirectional(
+            make(H, return_sequences=True, **arguments), name="some"
+        ),
+        "backward": lambda: make(H, go_backwards=True, **sequences, **arguments),
+        "cell": lambda: keras.layers.RNN(make_cell(H, **arguments), **sequences),
+        "stack": lambda: keras.layers.RNN(
+            [make_cell(H, **arguments) for _ in range(3)], **sequences
+        ),
+    }[wrapped]()
+    model = keras.Sequential([keras.Input((T, I)), layer])
+    randomize(model)
+    path = tmp_path / name
+    save_keras(model, path)
+    whole = name in ("model.keras", "model.h5")
+    given = {} if whole else options_of(arguments, cell)
+    found = weights.load(path, options=given)
+    assert list(found) == ["some"]
+    part = found["some"]
+    assert part.batch_first
+    assert part.assumed == {}
+    x = draw(B, T, I)
+    expected = model.predict(x, verbose=0)
+    if wrapped == "backward":
+        assert part.reverse == whole  # of weights alone nobody can tell
+        expected, x = expected[:, ::-1], x[:, ::-1]
+        part = weights.Layer(part.cell, part.options, part.parameters, True)
+        close(part.build()(x)[0], expected[:, ::-1])
+        return
+    close(part.build()(x)[0], expected)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_bigger_model_of_keras(keras: Any, name: str, tmp_path: Path) -> None:
+    layers = keras.layers
+    x = keras.Input((T,))
+    y = layers.Embedding(9, I, name="embed")(x)
+    inside = keras.Sequential(
+        [keras.Input((T, I)), layers.GRU(3, return_sequences=True, name="deep")], name="inside"
+    )
+    y = layers.Concatenate()([layers.LSTM(2, return_sequences=True, name="b")(y), inside(y)])
+    y = layers.LSTM(H, return_sequences=True, name="a")(y)
+    y = layers.Bidirectional(layers.SimpleRNN(2), name="both", merge_mode="sum")(y)
+    model = keras.Model(x, layers.Dense(3, name="head")(y))
+    model.compile("adam", "mse")
+    randomize(model)
+    path = tmp_path / name
+    save_keras(model, path)
+    options = (
+        {}
+        if name in ("model.keras", "model.h5")
+        else {"gate_activation": "sigmoid", "nonlinearity": "tanh"}
+    )
+    found = weights.load(path, options=options)
+    assert set(found) >= {"a", "b", "both"}
+    (deep,) = set(found) - {"a", "b", "both"}
+    assert deep.startswith("inside")
+    for key, inner in (("a", "a"), ("b", "b")):
+        kernel = model.get_layer(inner).get_weights()[0]
+        np.testing.assert_array_equal(found[key].parameters["weight_ih_l0"], kernel.T)
+    assert found[deep].cell == "gru"
+    assert found["both"].bidirectional
+    if options == {}:
+        assert "sum" in found["both"].notes[0]
+    held = weights.arrays(path)
+    embedding = model.get_layer("embed").get_weights()[0]
+    assert any(array.shape == (9, I) and (array == embedding).all() for array in held.values())
+    # The whole, put together from what was read.
+    rows = embedding[np.arange(T)[None] % 9]
+    parts = [found[key].build()(rows)[0] for key in ("b", deep)]
+    y = found["a"].build()(np.concatenate(parts, axis=2))[0]
+    _, last = found["both"].build()(y)
+    dense, bias = model.get_layer("head").get_weights()
+    close((last[0] + last[1]) @ dense + bias, model.predict(np.arange(T)[None] % 9, verbose=0))
+
+
+def test_options_of_keras_that_are_refused(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    for layer, words in (
+        (layers.LSTM(2, activation="relu"), "activation: expected tanh, got 'relu'"),
+        (layers.GRU(2, activation="linear"), "activation: expected tanh"),
+        (layers.LSTM(2, recurrent_activation="tanh"), "recurrent_activation: expected sigmoid or"),
+        (layers.SimpleRNN(2, activation="elu"), "activation: expected tanh or relu, got 'elu'"),
+        (layers.RNN([layers.LSTMCell(2), layers.GRUCell(2)]), "cells: expected cells of one kind"),
+        (layers.RNN([layers.LSTMCell(2), layers.LSTMCell(3)]), "cells: expected cells of one kind"),
+        (
+            layers.Bidirectional(layers.LSTM(2, go_backwards=True), backward_layer=layers.LSTM(2)),
+            "go_backwards: expected False inside Bidirectional",
+        ),
+        (
+            layers.Bidirectional(
+                layers.LSTM(2),
+                backward_layer=layers.LSTM(
+                    2, go_backwards=True, recurrent_activation="hard_sigmoid"
+                ),
+            ),
+            "backward_layer: expected the options of the other one",
+        ),
+    ):
+        model = keras.Sequential([keras.Input((T, I)), layer])
+        for name in ("model.keras", "model.h5"):
+            path = tmp_path / name
+            save_keras(model, path)
+            with pytest.raises(ValueError, match=f"{name}: {layer.name}: {words}"):
+                weights.load(path)
+
+
+def test_a_file_of_weights_warns_of_what_it_does_not_say(keras: Any, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((T, I)), keras.layers.GRU(H, name="some")])
+    path = tmp_path / "model.weights.h5"
+    model.save_weights(path)
+    with pytest.warns(UserWarning, match=r"model.weights.h5: nothing says the gate_activation"):
+        layer = weights.load(path)["some"]
+    assert layer.assumed == {"gate_activation": "sigmoid"}
+    assert "Keras 3" in layer.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float64"])
+def test_other_precisions_of_keras(keras: Any, kind: str, tmp_path: Path) -> None:
+    # torch has no orthogonal matrices of half precision.
+    layer = keras.layers.LSTM(H, dtype=kind, recurrent_initializer="glorot_uniform")
+    model = keras.Sequential([keras.Input((T, I), dtype=kind), layer])
+    path = tmp_path / "model.keras"
+    model.save(path)
+    (found,) = weights.load(path).values()
+    assert found.dtype == ("float64" if kind == "float64" else "float32")
+    kernel = keras.ops.convert_to_numpy(keras.ops.cast(layer.cell.kernel, "float64"))
+    np.testing.assert_array_equal(found.parameters["weight_ih_l0"], kernel.T)
+    assert found.notes == (() if kind == "float64" else (f"{kind} was read as float32",))
