@@ -30,6 +30,17 @@ def test_outputs_are_those_of_onnx_runtime(detector, name):
     assert 0.5 < np.mean(found > 0.5) < 0.97  # speech, and pauses
 
 
+def test_frames_overlap():
+    samples = np.arange(1, 1101, dtype=np.float32)
+    found = voice_activity.frames(samples)
+    assert found.shape == (3, 64 + 512)
+    assert not found[0, :64].any()
+    assert (found[:2, 64:].ravel() == samples[:1024]).all()
+    assert (found[1:, :64] == found[:2, -64:]).all()
+    assert (found[2, 64 : 64 + 76] == samples[1024:]).all()
+    assert not found[2, 64 + 76 :].any()
+
+
 def test_silence_is_not_speech(detector):
     _, found, errors = detector.compare(np.zeros(16000, np.float32))
     assert voice_activity.is_right(errors)
