@@ -148,14 +148,15 @@ def kind(path: Path) -> str:
         raise ValueError("expected a file, got a folder or a device")
     with path.open("rb") as file:
         head = file.read(16)
+    # Before the pickles, with one of which the size of a header may begin as well.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return ".safetensors"
     if head.startswith(b"\x80"):
         raise ValueError(_PICKLE)
     if head.startswith(b"PK\x03\x04"):
         return _kind_of_zip(path)
     if head.startswith(_HDF5):
         return ".h5"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
-        return ".safetensors"
     if head.startswith(b"\x08") and path.suffix not in READERS:  # a version, as ONNX begins
         return ".onnx"
     if path.suffix in READERS:  # whose reader will say what is wrong
