@@ -108,12 +108,18 @@ def test_golden_values(path: Path, operator: str, places: list[int], D: int) -> 
 
 def test_what_is_written_is_read(path: Path) -> None:
     layer = fastrnn.GRU(3, 5, seed=1, reset_after=False, bidirectional=True)
-    weights.save(path, {"a/b": layer})
-    found = weights.load(path)
-    assert list(found) == ["a/b.gru_l0"]
-    for name, array in layer.parameters.items():
-        np.testing.assert_array_equal(found["a/b.gru_l0"].parameters[name], array)
-    assert {"a/b.W_l0", "a/b.R_l0", "a/b.B_l0"} <= set(weights.arrays(path))
+    stack = fastrnn.LSTM(3, 5, 2)
+    for layers, keys, prefix in (
+        ({"a/b": layer}, ["a/b"], ""),
+        (layer, ["gru"], ""),
+        ({"c": stack, "a/b": layer}, ["c_l0", "c_l1", "a/b"], "a/b."),
+    ):
+        weights.save(path, layers)
+        found = weights.load(path)
+        assert list(found) == keys
+        for name, array in layer.parameters.items():
+            np.testing.assert_array_equal(found[keys[-1]].parameters[name], array)
+        assert {f"{prefix}W_l0", f"{prefix}R_l0"} <= set(weights.arrays(path))
 
 
 @pytest.mark.parametrize(

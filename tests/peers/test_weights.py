@@ -465,7 +465,7 @@ def test_a_written_model_in_float64(tmp_path: Path) -> None:
     x, zero = draw(T, B, I).astype(np.float64), np.zeros((1, B, H))
     found = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x, "h0": zero, "c0": zero})
     np.testing.assert_allclose(layer(x)[0], found[0], rtol=0, atol=1e-12)
-    assert weights.load(path)["lstm_l0"].dtype == np.float64
+    assert weights.load(path)["lstm"].dtype == np.float64
 
 
 # Keras
