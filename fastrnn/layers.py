@@ -324,7 +324,8 @@ class GRU(Recurrent):
     """Gated recurrent units (Cho et al. 2014), gates r, z, n.
 
     Takes the arguments of `Recurrent`, and ``reset_after=True`` (the reset gate comes after the
-    product W_hn h, as in torch and cuDNN) or ``False`` (before it, as in the paper).
+    product W_hn h, as in torch and cuDNN) or ``False`` (before it, as in the paper), and
+    ``gate_activation="sigmoid"`` or ``"hard_sigmoid"``, clip(0.2x + 0.5, 0, 1) as in Keras 1 and 2.
     """
 
     cell = CELLS["gru"]
@@ -333,7 +334,8 @@ class GRU(Recurrent):
 class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997), gates i, f, g, o.
 
-    Takes the arguments of `Recurrent`; the only cell with ``proj_size`` (Sak et al. 2014).
+    Takes the arguments of `Recurrent`, of which it alone has ``proj_size`` (Sak et al. 2014), and
+    ``gate_activation="sigmoid"`` or ``"hard_sigmoid"``, clip(0.2x + 0.5, 0, 1) as in Keras 1 and 2.
     """
 
     cell = CELLS["lstm"]
@@ -452,13 +454,13 @@ class RNNCell(RecurrentCell):
 
 
 class GRUCell(RecurrentCell):
-    """One step of `GRU`; takes the arguments of `RecurrentCell` and ``reset_after``."""
+    """One step of `GRU`; takes those of `RecurrentCell`, ``reset_after``, ``gate_activation``."""
 
     cell = CELLS["gru"]
 
 
 class LSTMCell(RecurrentCell):
-    """One step of `LSTM`; takes the arguments of `RecurrentCell`."""
+    """One step of `LSTM`; takes the arguments of `RecurrentCell` and ``gate_activation``."""
 
     cell = CELLS["lstm"]
 

@@ -8,12 +8,13 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
 import fastrnn
 import oracle
-from fastrnn import dispatch
+from fastrnn import dispatch, reference
 from fastrnn.cells import CELLS
 
 Array = np.ndarray
@@ -28,6 +29,7 @@ JUDGED = [
     for dtype in ("float32", "float64")
     if (backend, dtype) != ("numpy", "float64")
 ]
+KINK = 2.5  # of a hard sigmoid, on either side of 0
 CANDIDATES = ("h", "n", "g")  # gates by the name only: they have an activation of their own
 PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
@@ -258,11 +260,42 @@ def make_problem(
     features: Features = Features(),  # noqa: B008 - a NamedTuple is immutable
     dtype: str = "float64",
     seed: int = 0,
+    margin: float = 1e-5,
 ) -> Problem:
     """Draw a problem. Its values are float32 numbers, so that both precisions solve the same one.
 
     Where lengths are given the padding of x and d_output is NaN: whoever reads it shows.
+    No hard gate is within `margin` of a kink, where by its roundings one precision, or instruction
+    set, would rightly have a slope of 0.2 and another one of 0.
     """
+    for again in range(1000):
+        problem = _draw(variant, sizes, features, seed + 100 * again)
+        if not variant.hard:
+            break
+        if (np.abs(np.abs(pre_activations(problem)) - KINK) > margin).all():
+            break
+    else:
+        raise AssertionError(f"no problem of {sizes} is clear of all kinks by {margin}")
+    return problem.astype(dtype)
+
+
+def pre_activations(problem: Problem) -> Array:
+    """What the hard gates of a forward pass in float64 are made of, in one vector."""
+    found = [np.empty(0)]
+    gate = reference.GATES["hard_sigmoid"]
+
+    def watched(a: Array) -> Array:
+        found.append(a.reshape(-1))
+        return gate.value(a)
+
+    with mock.patch.dict(reference.GATES, hard_sigmoid=gate._replace(value=watched)):
+        problem.astype("float64").infer("numpy")
+    return np.concatenate(found)
+
+
+def _draw(
+    variant: Variant, sizes: Sizes | tuple[int, int, int, int], features: Features, seed: int
+) -> Problem:
     T, B, I, H = sizes
     rng = np.random.default_rng([seed, T, B, I, H])
     cell = CELLS[variant.cell]
@@ -300,7 +333,7 @@ def make_problem(
         padding = np.arange(T)[:, None] >= problem.lengths
         problem.x[padding] = np.nan
         problem.d_output[padding] = np.nan
-    return problem.astype(dtype)
+    return problem
 
 
 def _lengths(T: int, B: int, rng: np.random.Generator) -> Array:

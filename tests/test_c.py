@@ -166,9 +166,9 @@ def test_instructions_stay_in_their_files() -> None:
 
 def evaluate(curve: str, x: np.ndarray) -> np.ndarray:
     y = np.full_like(x, np.nan)
-    which = {"exp": lib.FASTRNN_EXP, "sigmoid": lib.FASTRNN_SIGMOID, "tanh": lib.FASTRNN_TANH}
+    which = getattr(lib, f"FASTRNN_{curve.upper()}")
     buffers = ffi.from_buffer(x), ffi.from_buffer(y)
-    lib.fastrnn_activation(which[curve], x.itemsize, *buffers, x.size)
+    lib.fastrnn_activation(which, x.itemsize, *buffers, x.size)
     return y
 
 
@@ -212,19 +212,34 @@ def test_activations_float64(curve: str) -> None:
     assert worst <= 2
 
 
+@pytest.mark.parametrize("isa", c_backend.isas())
+def test_hard_sigmoid(isa: str) -> None:
+    """One rounding where there are fused multiply-adds; also where hardly more than 0 is left."""
+    c_backend.use_isa(isa)
+    patterns = np.arange(0, 2**32, 9973, np.int64).astype(np.uint32).view(np.float32)
+    kink = np.float32(2.5).view(np.uint32) + np.arange(-99, 100)
+    near = kink.astype(np.uint32).view(np.float32)
+    x = np.concatenate((patterns, near, -near))
+    found, right = evaluate("hard_sigmoid", x), exact("hard_sigmoid", x)
+    np.testing.assert_allclose(found, right, rtol=0, atol=2**-24)
+    if isa in FUSED:
+        assert ulps(found, right).max() <= 0.500001
+
+
 @dtypes
 @pytest.mark.parametrize("isa", c_backend.isas())
 def test_activations_at_the_edges(isa: str, dtype: str) -> None:
     c_backend.use_isa(isa)
     tiny = np.finfo(dtype).smallest_subnormal
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e4, -1e4, tiny, -tiny], dtype)
-    t, s, e = (evaluate(curve, x) for curve in ("tanh", "sigmoid", "exp"))
+    t, s, e, k = (evaluate(curve, x) for curve in ("tanh", "sigmoid", "exp", "hard_sigmoid"))
     np.testing.assert_array_equal(t, np.array([0, -0.0, 1, -1, np.nan, 1, -1, tiny, -tiny], dtype))
     assert np.signbit(t[1])
     assert not np.signbit(t[0])
     np.testing.assert_array_equal(s, np.array([0.5, 0.5, 1, 0, np.nan, 1, 0, 0.5, 0.5], dtype))
     inf = np.inf
     np.testing.assert_array_equal(e, np.array([1, 1, inf, 0, np.nan, inf, 0, 1, 1], dtype))
+    np.testing.assert_array_equal(k, s)
 
 
 # -- the short way in -----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import compare
 import fastrnn
 from compare import assert_windows_are_the_whole
 from fastrnn.numba_backend import activations, pool, sequence, vectors
@@ -30,6 +31,16 @@ def tanh_row(L, x):
     return activations.tanh(L, x)
 
 
+@pointwise("x", "y")
+def hard_sigmoid_row(L, x):
+    return activations.hard_sigmoid(L, x)
+
+
+@jit
+def hard_sigmoid_all(x, y):
+    hard_sigmoid_row((x, y), (0, 0), len(x))
+
+
 @jit
 def sigmoid_all(x, y):
     sigmoid_row((x, y), (0, 0), len(x))
@@ -48,9 +59,9 @@ def sigmoid(x):
 CURVES = {"sigmoid": (sigmoid_all, sigmoid), "tanh": (tanh_all, np.tanh)}
 
 
-def evaluate(curve, x):
+def evaluate(kernel, x):
     y = np.full_like(x, np.nan)
-    CURVES[curve][0](x, y)
+    kernel(x, y)
     return y
 
 
@@ -68,7 +79,7 @@ def test_activations_float32(curve):
     x = x[np.isfinite(x)]
     with np.errstate(all="ignore"):
         exact = CURVES[curve][1](x.astype(np.float64))
-    found = evaluate(curve, x)
+    found = evaluate(CURVES[curve][0], x)
     normal = np.abs(exact) >= np.finfo(np.float32).tiny
     if curve == "tanh":  # a denormal is its own tanh
         normal |= True
@@ -84,13 +95,13 @@ def test_activations_float64(curve):
         [rng.normal(scale=scale, size=50_000) for scale in (1e-12, 1e-3, 0.3, 3.0, 30.0)]
     )
     exact = CURVES[curve][1](x.astype(np.longdouble))
-    assert ulps(evaluate(curve, x), exact).max() <= 2.6
+    assert ulps(evaluate(CURVES[curve][0], x), exact).max() <= 2.6
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_activations_at_the_edges(dtype):
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e4, -1e4, 5e-324, 1e-40], dtype)
-    t, s = evaluate("tanh", x), evaluate("sigmoid", x)
+    t, s, k = (evaluate(kernel, x) for kernel in (tanh_all, sigmoid_all, hard_sigmoid_all))
     np.testing.assert_array_equal(t[:7], np.array([0, -0.0, 1, -1, np.nan, 1, -1], dtype))
     assert np.signbit(t[1])
     assert not np.signbit(t[0])
@@ -99,6 +110,14 @@ def test_activations_at_the_edges(dtype):
     assert (s[[3, 6]] >= 0).all()
     assert (s[[3, 6]] < 1e-37).all()
     np.testing.assert_array_equal(s[7:], np.array(0.5, dtype))
+    np.testing.assert_array_equal(k, np.array([0.5, 0.5, 1, 0, np.nan, 1, 0, 0.5, 0.5], dtype))
+
+
+def test_hard_sigmoid():
+    """One rounding or two, of 0.2 (in the precision of x) x + 0.5."""
+    x = np.arange(0, 2**32, 9973, np.int64).astype(np.uint32).view(np.float32)
+    found, right = evaluate(hard_sigmoid_all, x), compare.exact("hard_sigmoid", x)
+    np.testing.assert_allclose(found, right, rtol=0, atol=2**-24)
 
 
 def everything(layer, x, d_y, rows=slice(None), **options):

@@ -364,7 +364,7 @@ class Evil:
         return exec, ("raise SystemExit('code of a file was run')",)
 
 
-@pytest.mark.parametrize("name", ["x.pt", "x.safetensors", "x"])
+@pytest.mark.parametrize("name", ["x.pt", "x.safetensors", "x.onnx", "x.h5", "x.keras", "x"])
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_is_never_read(tmp_path, name, protocol):
     path = tmp_path / name
@@ -377,8 +377,10 @@ def test_a_pickle_is_never_read(tmp_path, name, protocol):
             weights.load(path)
 
 
-@pytest.mark.parametrize("name", ["x.safetensors", "x"])
-@pytest.mark.parametrize("data", [b"", b"\x00", b"text\n" * 9])
+@pytest.mark.parametrize("name", ["x.safetensors", "x.onnx", "x.h5", "x.keras", "x", "x.hdf5"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00", b"\x08", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"text\n" * 9]
+)
 def test_a_file_of_nothing(tmp_path, name, data):
     path = tmp_path / name
     path.write_bytes(data)

@@ -15,7 +15,7 @@ from ..cells import CELLS
 from ..layers import Recurrent
 from ..validation import Array
 from . import keras, onnx, onnx_writer, safetensors, torch
-from .layer import Layer, Options, damage, naming
+from .layer import Layer, Options, damage, naming, needing
 
 READERS: Mapping[str, ModuleType] = {
     ".safetensors": safetensors,
@@ -79,7 +79,7 @@ def load(
         known.check()
     else:
         path, where = _path("source", source), str(source)
-        with naming(where), damage():
+        with naming(where), needing(), damage():
             layers = READERS[kind(path)].read(path, known)
             known.check()
     for name, layer in layers.items():
@@ -102,7 +102,7 @@ def arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
         As for `load`.
     """
     found = _path("path", path)
-    with naming(path), damage():
+    with naming(path), needing(), damage():
         result: dict[str, Array] = READERS[kind(found)].arrays(found)
         return result
 
@@ -129,16 +129,23 @@ def save(
         If the library that writes the format is not installed.
     """
     target = _path("path", path)
-    if target.suffix not in WRITERS:
-        words = " or ".join(WRITERS)
-        raise ValueError(f"path: expected a name that ends in {words}, got {str(path)!r}")
+    check_suffix("path", target)
     rows = layers if isinstance(layers, Mapping) else {"": layers}
     if not rows:
         raise ValueError("layers: expected at least one, got none")
     for name in rows:
         if not isinstance(name, str):
             raise TypeError(f"layers: expected names that are text, got {name!r}")
-    WRITERS[target.suffix](target, {name: Layer.of(layer) for name, layer in rows.items()})
+    found = {name: Layer.of(layer) for name, layer in rows.items()}
+    with needing():
+        WRITERS[target.suffix](target, found)
+
+
+def check_suffix(argument: str, path: Path) -> None:
+    """Refuse a name that does not say in which format a file is to be written."""
+    if path.suffix not in WRITERS:
+        words = " or ".join(WRITERS)
+        raise ValueError(f"{argument}: expected a name that ends in {words}, got {str(path)!r}")
 
 
 def kind(path: Path) -> str:
@@ -148,15 +155,16 @@ def kind(path: Path) -> str:
         raise ValueError("expected a file, got a folder or a device")
     with path.open("rb") as file:
         head = file.read(16)
+    # Before the pickles, with one of which the size of a header may begin as well.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return ".safetensors"
     if head.startswith(b"\x80"):
         raise ValueError(_PICKLE)
     if head.startswith(b"PK\x03\x04"):
         return _kind_of_zip(path)
     if head.startswith(_HDF5):
         return ".h5"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
-        return ".safetensors"
-    if head.startswith(b"\x08") and path.suffix not in READERS:  # a version, as ONNX begins
+    if head.startswith(b"\x08"):  # the number of a version, with which ONNX begins
         return ".onnx"
     if path.suffix in READERS:  # whose reader will say what is wrong
         return path.suffix

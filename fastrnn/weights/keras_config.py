@@ -141,12 +141,12 @@ def _layers(config: Any, path: tuple[str, ...], location: str) -> Iterator[Spec]
 
 
 def _layer(layer: Mapping[str, Any], path: tuple[str, ...], location: str) -> Iterator[Spec]:
-    kind, inner = layer.get("class_name"), _inner(layer)
+    kind, inner = str(layer.get("class_name")), _inner(layer)
     path = (*path, _name(layer))
     if isinstance(inner, list) or "layers" in inner:
         yield from _layers(layer, path, f"{location}/")
         return
-    if kind in CELLS and not str(kind).endswith("Cell"):
+    if kind in CELLS and not kind.endswith("Cell"):
         yield Spec(path, location, ({**inner, "class_name": kind},), inner, False, _notes(inner))
     elif kind == "RNN":
         yield Spec(path, location, _cells(inner.get("cell")), inner, False, _notes(inner))
@@ -187,14 +187,14 @@ def _both(inner: Mapping[str, Any], path: tuple[str, ...], location: str) -> Spe
 
 def _cells(cell: Any) -> tuple[Mapping[str, Any], ...]:
     """Return the cells of an RNN, which may be a stack of them."""
-    kind, inner = _mapping(cell).get("class_name"), _inner(_mapping(cell))
+    kind, inner = str(_mapping(cell).get("class_name")), _inner(cell)
     if kind == "StackedRNNCells":
         inside = _mapping(inner).get("cells")
         found = [c for part in inside or () for c in _cells(part)]
         if not found or len({str(options(c)) for c in found}) > 1:
             raise ValueError("cells: expected cells of one kind and size on top of each other")
         return tuple(found)
-    if kind not in CELLS or not str(kind).endswith("Cell"):
+    if kind not in CELLS or not kind.endswith("Cell"):
         known = ", ".join(name for name in CELLS if name.endswith("Cell"))
         raise ValueError(f"cell: expected one of {known}, got {kind}")
     return ({**inner, "class_name": kind},)

@@ -201,13 +201,20 @@ def naming(where: object) -> Iterator[None]:
 
 
 @contextmanager
-def damage() -> Iterator[None]:
-    """Make one kind of error of what a file that holds anything may lead to."""
+def needing() -> Iterator[None]:
+    """Say what to install where the library of a format is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
         words = f"{error.name} is not installed: pip install 'fastrnn[weights]'"
         raise ModuleNotFoundError(words, name=error.name) from None
+
+
+@contextmanager
+def damage() -> Iterator[None]:
+    """Make one kind of error of what a file that holds anything may lead to."""
+    try:
+        yield
     except (TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 

@@ -56,7 +56,8 @@ class Values:
         self.budget = Budget(len(data))
         self.notes: list[str] = []
         self.files: set[Path] = set()
-        self.known: dict[int, Array | None] = {}
+        # By the object's number, which is another's once it is gone: it is kept beside the array.
+        self.known: dict[int, tuple[Any, Array | None]] = {}
 
     def scope(self, graph: Any, outer: Scope) -> Scope:
         """Return the names that a graph sees: its own, and those around it."""
@@ -90,7 +91,7 @@ class Values:
         if found is None:
             return None
         if id(found) in self.known:
-            return self.known[id(found)]
+            return self.known[id(found)][1]
         array = None
         if isinstance(found, onnx.TensorProto):
             array = self._tensor(found)
@@ -103,7 +104,7 @@ class Values:
                 if parts and all(part is not None for part in parts):
                     array = self._moved(found, parts, given)
         if fold:
-            self.known[id(found)] = array
+            self.known[id(found)] = found, array
         return array
 
     def _literal(self, given: dict[str, Any]) -> Array | None:

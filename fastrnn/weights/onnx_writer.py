@@ -1,8 +1,8 @@
 """Complete ONNX models of recurrent layers.
 
 A model has the inputs ``x``, ``h0`` and, for an LSTM, ``c0``, and the outputs ``output``, ``h_n``
-and ``c_n``, laid out like those of the layer; with several layers their names precede these. An
-initial state that a layer has is part of the model, which then has no such inputs.
+and ``c_n``, laid out like those of the layer; with several layers their names and dots precede
+these. An initial state that a layer has is part of the model, which then has no such inputs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write(path: str | os.PathLike[str], layers: Mapping[str, Layer]) -> None:
     graph = onnx.GraphProto(name="fastrnn")
     for name, layer in layers.items():
         with naming(name or "layer"):
-            _Writer(graph, f"{name}." if name else "", layer).write()
+            _Writer(graph, name, f"{name}." if len(layers) > 1 else "", layer).write()
     opset = [onnx.helper.make_opsetid("", _OPSET)]
     model = onnx.helper.make_model(
         graph, opset_imports=opset, ir_version=_IR, producer_name="fastrnn"
@@ -59,14 +59,14 @@ def write(path: str | os.PathLike[str], layers: Mapping[str, Layer]) -> None:
 
 
 class _Writer:
-    """Adds one layer to a graph; `prefix` precedes all its names."""
+    """Adds one layer to a graph: `prefix` precedes all its names, but those of its nodes."""
 
-    def __init__(self, graph: Any, prefix: str, layer: Layer) -> None:
+    def __init__(self, graph: Any, name: str, prefix: str, layer: Layer) -> None:
         if layer.proj_size:
             raise ValueError(
                 f"proj_size: expected 0, because ONNX has no projection, got {layer.proj_size}"
             )
-        self.graph, self.prefix, self.layer = graph, prefix, layer
+        self.graph, self.name, self.prefix, self.layer = graph, name, prefix, layer
         self.states = CELLS[layer.cell].states
 
     def write(self) -> None:
@@ -136,9 +136,9 @@ class _Writer:
         if layer.options.get(table.GATED) == "hard_sigmoid":
             attributes["activations"] = ["HardSigmoid", *ACTIVATIONS[layer.cell][1:]] * D
             attributes |= {"activation_alpha": [0.2] * D, "activation_beta": [0.5] * D}
-        return self._node(
-            layer.cell.upper(), [*inputs, "", *states], outputs, f"{layer.cell}_l{k}", **attributes
-        )
+        # By the layer's name, which a reader then finds again.
+        name = (self.name or layer.cell) + (f"_l{k}" if layer.num_layers > 1 else "")
+        return self._node(layer.cell.upper(), [*inputs, "", *states], outputs, name, **attributes)
 
     def _node(
         self, kind: str, inputs: list[str], outputs: list[str], name: str = "", **attributes: Any
@@ -147,7 +147,7 @@ class _Writer:
         import onnx
 
         outputs = [self.prefix + output for output in outputs]
-        name = self.prefix + name if name else outputs[0] + "_node"
+        name = name or f"{outputs[0]}_node"
         self.graph.node.append(onnx.helper.make_node(kind, inputs, outputs, name, **attributes))
         return outputs[0]
 

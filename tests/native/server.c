@@ -5,7 +5,7 @@
  *   l                              list the instruction sets: how many; runs here?, name (16 bytes)
  *   i index                        compute with one of them
  *   f, b  callers, pass, arrays    run a pass, forward or backward, from so many threads at once
- *   a     which, bytes, n, x       y = exp(x), sigmoid(x) or tanh(x) of n numbers
+ *   a     which, bytes, n, x       y = exp(x), sigmoid(x), ... of n numbers
  * An array is the offset of its pointer in the pass, its size in bytes, and its bytes; after the last
  * comes an offset of -1. Answers are the arrays' bytes as they are afterwards. Each is a block of its
  * own of just its size, so that reading or writing past its end can be noticed.

@@ -465,7 +465,7 @@ def test_a_written_model_in_float64(tmp_path: Path) -> None:
     x, zero = draw(T, B, I).astype(np.float64), np.zeros((1, B, H))
     found = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x, "h0": zero, "c0": zero})
     np.testing.assert_allclose(layer(x)[0], found[0], rtol=0, atol=1e-12)
-    assert weights.load(path)["lstm_l0"].dtype == np.float64
+    assert weights.load(path)["lstm"].dtype == np.float64
 
 
 # Keras
@@ -667,3 +667,26 @@ def test_other_precisions_of_keras(keras: Any, kind: str, tmp_path: Path) -> Non
     kernel = keras.ops.convert_to_numpy(keras.ops.cast(layer.cell.kernel, "float64"))
     np.testing.assert_array_equal(found.parameters["weight_ih_l0"], kernel.T)
     assert found.notes == (() if kind == "float64" else (f"{kind} was read as float32",))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "GRU before"])
+def test_the_hard_sigmoid_of_keras_2(keras: Any, kind: str, tmp_path: Path) -> None:
+    """Another one than that of Keras 3, which gets it as a function."""
+    cell, arguments = KERAS[kind]
+    layer = getattr(keras.layers, CLASSES[cell])(
+        H,
+        return_sequences=True,
+        recurrent_activation=lambda x: keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0),
+        name="some",
+        **arguments,
+    )
+    model = keras.Sequential([keras.Input((T, I)), layer])
+    randomize(model)
+    path = tmp_path / "legacy-weights.h5"
+    save_keras(model, path)
+    with h5py.File(path, "a") as file:
+        file.attrs["keras_version"] = "2.1.5"
+    with pytest.warns(UserWarning, match=r"gate_activation of 'some': assumed 'hard_sigmoid'"):
+        found = weights.load(path)["some"]
+    x = draw(B, T, I)
+    close(found.build()(x)[0], model.predict(x, verbose=0))
