@@ -8,19 +8,20 @@ WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fastrnn/wheels
 # Recipes read these from the environment: a quote or a dollar sign in a path stays harmless.
 export PYTHON WHEELS
 
-STAMPS := .venv/.demo .venv/.test .venv/.lint .venv-peers/.peers .venv-peers/.bench
+STAMPS := .venv/.demo .venv/.test .venv/.lint .venv/.examples .venv-peers/.peers .venv-peers/.bench
 .venv/.demo: EXTRAS := numba,cli
 .venv/.test: EXTRAS := test
 .venv/.lint: EXTRAS := lint
+.venv/.examples: EXTRAS := test,examples
 .venv-peers/.peers: EXTRAS := test,peers
 .venv-peers/.bench: EXTRAS := bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench bench-compare test test-peers test-sanitize test-wide test-emulated test-neon test-ulp lint clean
+.PHONY: help demo bench bench-compare test test-peers test-examples test-sanitize test-wide test-emulated test-neon test-ulp lint clean
 .NOTPARALLEL: # targets share a virtual environment, and timings want the machine for themselves
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s%s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.demo ## train a character model for a minute; ARGS="--seconds 20 --cell gru" to change
 	@.venv/bin/python -m fastrnn train $(ARGS)
@@ -31,11 +32,14 @@ bench: .venv-peers/.bench ## time all workloads against all others (half an hour
 bench-compare: .venv/.test ## what the last commit made slower; ARGS="BASE NEW" for others
 	@.venv/bin/python benchmarks/compare.py $(ARGS)
 
-test: .venv/.test ## every test but those against torch and ONNX Runtime; ARGS="-k lstm" to select, ARGS="-n 0" for one process
+test: .venv/.test ## every test but those against torch, ONNX Runtime and Keras; ARGS="-k lstm" to select, ARGS="-n 0" for one process
 	@.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-peers: .venv-peers/.peers ## the tests against torch and ONNX Runtime (a large download)
+test-peers: .venv-peers/.peers ## the tests against torch, ONNX Runtime and Keras (a large download)
 	@.venv-peers/bin/python -m pytest tests/peers $(ARGS)
+
+test-examples: .venv/.examples ## the examples: published networks, downloaded on first use (20 MB)
+	@.venv/bin/python -m pytest tests/examples $(ARGS)
 
 # $(call server,name,compiler,flags) builds the kernels as a program of their own, in build/<name>.
 server = $(MAKE) -s -j2 -f tests/native/Makefile OUT=build/$(1) CC="$(2)" CFLAGS="$(3)"

@@ -1,0 +1,91 @@
+"""What a text makes people feel: reactionrnn, against the numbers that its README prints.
+
+reactionrnn 0.1 (MIT, M. Woolf) reads a post character by character, a Keras GRU of 256 units in the
+older form (gates z, r, h, the reset before the product, hard sigmoids), and says how the reactions
+to it are shared out. Its weights come in an HDF5 file of 2017.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import fastrnn
+import fetch
+import harness
+from fastrnn import weights
+
+FOLDER = "reactionrnn-0.1/reactionrnn/reactionrnn_"
+REACTIONS = ("love", "wow", "haha", "sad", "angry")
+T = 140  # characters that are read, the last ones of a text
+
+# The examples of https://github.com/minimaxir/reactionrnn, in the order of REACTIONS.
+PUBLISHED = {
+    "Happy Mother's Day from the Chicago Cubs!": (0.9765, 0.0235, 0.0, 0.0, 0.0),
+    "This is scary AF!😱😱": (0.0, 0.9109, 0.0, 0.0891, 0.0),
+    "When the soup is too hot 😂😂😂": (0.1376, 0.0056, 0.8568, 0.0, 0.0),
+    "He was only 41.": (0.0, 0.0, 0.0, 1.0, 0.0),
+    "Everyone loves autoplaying videos!": (0.0, 0.1333, 0.0, 0.0, 0.8667),
+}
+
+
+class Reactions:
+    """The network of reactionrnn.
+
+    Parameters
+    ----------
+    path
+        Its weights.
+    vocabulary
+        Indices of characters, from 1 on.
+    """
+
+    def __init__(self, path: Path, vocabulary: dict[str, int]) -> None:
+        self.vocabulary = vocabulary
+        # A file of weights alone does not say which activations they were trained with.
+        (layer,) = weights.load(path, options={"gate_activation": "hard_sigmoid"}).values()
+        self.gru = layer.build()
+        arrays = weights.arrays(path)
+        table = arrays["embedding/embedding/embeddings"]
+        self.embedding = fastrnn.Embedding(*table.shape)
+        self.embedding.load_parameters({"weight": table})
+        kernel, bias = arrays["output/output/kernel"], arrays["output/output/bias"]
+        self.head = fastrnn.Linear(*kernel.shape)
+        self.head.load_parameters({"weight": kernel.T, "bias": bias})
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the shares of the reactions to each text (B, 5)."""
+        x = np.zeros((len(texts), T), int)  # 0 stands in front of short texts, and is read, too
+        for b, text in enumerate(texts):
+            known = [self.vocabulary[c] for c in text if c in self.vocabulary][-T:]
+            x[b, T - len(known) :] = known
+        _, h_n = self.gru(self.embedding(x))
+        found = np.maximum(self.head(h_n[0]), 0)
+        return found / found.sum(axis=1, keepdims=True)
+
+
+def load() -> Reactions:
+    """Read the network from the package."""
+    vocabulary = json.loads(fetch.read("reactionrnn", f"{FOLDER}vocab.json"))
+    return Reactions(fetch.file("reactionrnn", f"{FOLDER}weights.hdf5"), vocabulary)
+
+
+def example(quick: bool = False, seed: int = 0) -> harness.Outcome:
+    """Compare with what is published, to its four decimals."""
+    del quick, seed  # it takes a moment, and nothing is drawn
+    found = load()(list(PUBLISHED))
+    wrong = np.abs(found - list(PUBLISHED.values())) > 0.5e-4
+    table = [("text", *REACTIONS)]
+    for text, row in zip(PUBLISHED, found, strict=True):
+        table.append((text, *(f"{share:.4f}" for share in row)))
+    line = (
+        f"{wrong.size - wrong.sum()} of {wrong.size} shares are the published ones to four decimals"
+    )
+    return harness.Outcome(line, not wrong.any(), table)
+
+
+if __name__ == "__main__":
+    harness.main(example, __doc__)

