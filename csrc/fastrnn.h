@@ -30,7 +30,7 @@ typedef struct {
     int32_t threads;    /* at most; no more than FASTRNN_MOST_THREADS */
     const void *lengths; /* int64_t (B,), or null */
     const void *reset;   /* bytes (T, B), or null */
-    const void *x;                          /* (T, B, I); zero where t >= lengths[b] */
+    const void *x;                          /* (T, B, I); where t >= lengths[b] anything */
     const void *w_ih, *w_hh, *b_ih, *b_hh;  /* (G*H, I), (G*H, R), (G*H,) or null */
     const void *w_hr;                       /* (P, H), or null */
     const void *h0, *c0;                    /* (B, R), (B, H), or null for zeros */

@@ -32,13 +32,16 @@ typedef struct {
     real *out, *bias;
 } weight_gradient;
 
-/* The rows of a step that sums go over: those of the others are zero. Returns how many. */
-INLINE int64_t rows_of(const fastrnn_pass *p, int64_t t, int64_t *b0)
+/* The next run of valid rows of a step, from *b1 on, which is 0 at first: sums go over these alone. */
+INLINE int next_run(const fastrnn_pass *p, int64_t t, int64_t *b0, int64_t *b1)
 {
-    int64_t b1 = p->B;
-    *b0 = 0;
-    shrink(p, t, b0, &b1);
-    return b1 - *b0;
+    *b0 = *b1;
+    while (*b0 < p->B && !is_valid(p, t, *b0))
+        (*b0)++;
+    *b1 = p->lengths ? *b0 : p->B;
+    while (*b1 < p->B && is_valid(p, t, *b1))
+        (*b1)++;
+    return *b0 < *b1;
 }
 
 INLINE const real *factor_rows(const fastrnn_pass *p, const factor *f, int64_t t, int64_t earliest)
@@ -56,12 +59,14 @@ INLINE void take_bias(const backward_job *j, const factor *left, const weight_gr
     vec sum[8] = {{0}};
     for (int64_t number = last - 1; number >= first; number--) {
         const int64_t t = time_of(p, number);
-        int64_t b0, rows = rows_of(p, t, &b0);
-        const real *row = factor_rows(p, left, t, earliest) + b0 * left->step + m;
-        for (int64_t r = 0; r < rows; r++, row += left->step) {
-            UNROLL
-            for (int v = 0; v < V; v++)
-                sum[v] = sum[v] + (v < V - 1 ? load(row + v * VL) : load_some(row + v * VL, n));
+        const real *rows = factor_rows(p, left, t, earliest) + m;
+        for (int64_t b0, b1 = 0; next_run(p, t, &b0, &b1);) {
+            const real *row = rows + b0 * left->step;
+            for (int64_t b = b0; b < b1; b++, row += left->step) {
+                UNROLL
+                for (int v = 0; v < V; v++)
+                    sum[v] = sum[v] + (v < V - 1 ? load(row + v * VL) : load_some(row + v * VL, n));
+            }
         }
     }
     for (int i = 0; i < count; i++) {
@@ -93,9 +98,10 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
     const int fresh = last == p->T; /* nothing to add to: the last steps come first */
     if (m0 >= m1)
         return;
-    int64_t b0, K = 0;
+    int64_t K = 0;
     for (int64_t number = first; number < last; number++)
-        K += rows_of(p, time_of(p, number), &b0);
+        for (int64_t b0, b1 = 0; next_run(p, time_of(p, number), &b0, &b1);)
+            K += b1 - b0;
 
     /* 1. The left factor: [tile][k][row], some tiles at a time, for the sake of the processor's table
      * of pages. */
@@ -103,14 +109,17 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
         const int64_t end = min_of(tile1, some + TOGETHER), whole = min_of(end, M / ROWS);
         int64_t k = 0;
         for (int64_t number = last - 1; number >= first; number--) {
-            const int64_t t = time_of(p, number), rows = rows_of(p, t, &b0);
-            const real *row = factor_rows(p, left, t, earliest) + b0 * left->step;
-            for (int64_t r = 0; r < rows; r++, k++, row += left->step) {
-                real *to = packed + some * step + k * ROWS;
-                for (int64_t tile = some; tile < whole; tile++, to += step)
-                    memcpy(to, row + tile * ROWS, ROWS * sizeof(real));
-                if (whole < end)
-                    memcpy(to, row + whole * ROWS, (size_t)(M - whole * ROWS) * sizeof(real));
+            const int64_t t = time_of(p, number);
+            const real *rows = factor_rows(p, left, t, earliest);
+            for (int64_t b0, b1 = 0; next_run(p, t, &b0, &b1);) {
+                const real *row = rows + b0 * left->step;
+                for (int64_t b = b0; b < b1; b++, k++, row += left->step) {
+                    real *to = packed + some * step + k * ROWS;
+                    for (int64_t tile = some; tile < whole; tile++, to += step)
+                        memcpy(to, row + tile * ROWS, ROWS * sizeof(real));
+                    if (whole < end)
+                        memcpy(to, row + whole * ROWS, (size_t)(M - whole * ROWS) * sizeof(real));
+                }
             }
         }
     }
@@ -122,10 +131,10 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
         for (int64_t n = 0; n < one->N; n += UNITS) {
             int64_t k = 0;
             for (int64_t number = last - 1; number >= first; number--) {
-                const int64_t t = time_of(p, number), rows = rows_of(p, t, &b0);
-                const real *from = factor_rows(p, &one->right, t, earliest) + b0 * one->N + n;
-                pack_columns(from, one->N, rows, min_of(one->N - n, UNITS), panel + k * UNITS, 0, 1);
-                k += rows;
+                const int64_t t = time_of(p, number), some = min_of(one->N - n, UNITS);
+                const real *rows = factor_rows(p, &one->right, t, earliest) + n;
+                for (int64_t b0, b1 = 0; next_run(p, t, &b0, &b1); k += b1 - b0)
+                    pack_columns(rows + b0 * one->N, one->N, b1 - b0, some, panel + k * UNITS, 0, 1);
             }
             for (int64_t tile = tile0; tile < tile1 && tile * ROWS < one->M; tile++) {
                 product m = {{packed + tile * step, 1, ROWS, panel, 0, K}, 0, 0,

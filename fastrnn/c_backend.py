@@ -28,6 +28,7 @@ CELLS: dict[tuple[object, ...], tuple[int, bool]] = {
     ("lstm", "sigmoid"): (lib.FASTRNN_LSTM, False),
     ("lstm", "hard_sigmoid"): (lib.FASTRNN_LSTM, True),
 }
+SKIPS_PADDING = True  # of the input, where t >= lengths[b], nothing has a meaning
 MOST_THREADS: int = lib.FASTRNN_MOST_THREADS
 BYTES = np.dtype(np.uint8)
 LSTM, LAYER = lib.FASTRNN_LSTM, lib.FASTRNN_LAYER

@@ -83,8 +83,8 @@ class Stack:
         self, x: object, state: object, lengths: object, reset: object, reset_state: object
     ) -> tuple[Array, Any]:
         """Return output and final state, recording nothing."""
-        inputs = self._read(x, state, lengths, reset, reset_state)
         kernels = dispatch.select(self.backend, self.cell.name)
+        inputs = self._read(kernels, x, state, lengths, reset, reset_state)
         steps = self._forward(kernels, inputs, record=False)
         output = self._sequence_out(_joined(steps[-1]), inputs)
         return output, self._state_out([ws.state for _, ws in _flat(steps)], inputs)
@@ -103,8 +103,8 @@ class Stack:
         self, x: object, state: object, lengths: object, reset: object, reset_state: object
     ) -> Trace:
         """Run a recorded pass; return what its tape is made of."""
-        inputs = self._read(x, state, lengths, reset, reset_state)
         kernels = dispatch.select(self.backend, self.cell.name)
+        inputs = self._read(kernels, x, state, lengths, reset, reset_state)
         steps = self._forward(kernels, inputs, record=True)
         output = self._sequence_out(_joined(steps[-1]), inputs)
         finals = [ws.state for _, ws in _flat(steps)]
@@ -125,7 +125,13 @@ class Stack:
         return Trace(output, self._state_out(finals, inputs), pullback, cell_states)
 
     def _read(
-        self, x: object, state: object, lengths: object, reset: object, reset_state: object
+        self,
+        kernels: dispatch.Kernels,
+        x: object,
+        state: object,
+        lengths: object,
+        reset: object,
+        reset_state: object,
     ) -> Inputs:
         first = next(iter(self.weights.values()))
         found = validation.floating("x", x, first.ih.dtype)
@@ -141,7 +147,8 @@ class Stack:
         if lengths is not None:
             T, B, _ = found.shape
             lengths = validation.lengths(lengths, T, B, batched=batched)
-            found = _without_padding(found, lengths)
+            if not getattr(kernels, "SKIPS_PADDING", False):
+                found = _without_padding(found, lengths)
         states = self._states_in("state", state, found, batched, self.state_names)
         reset_states: list[State] = [()] * len(states)
         if mask is not None:
@@ -390,6 +397,6 @@ def _side_by_side(arrays: list[Array]) -> Array:
 
 
 def _without_padding(x: Array, lengths: Array) -> Array:
-    """Return x (T, B, ·) with zeros where t >= lengths[b], so that no backend reads padding."""
+    """Return x (T, B, ·) with zeros where t >= lengths[b], for backends that read padding."""
     valid = np.arange(len(x))[:, None] < lengths
     return x if valid.all() else np.where(valid[..., None], x, x.dtype.type(0))

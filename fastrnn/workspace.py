@@ -42,7 +42,7 @@ class Call:
 
     cell: Cell
     options: Mapping[str, Any]
-    x: Array  # (T, B, I); zero where t >= lengths[b]
+    x: Array  # (T, B, I); zero where t >= lengths[b], or anything if the backend skips padding
     weights: Weights
     state: State  # h0 (B, R), lstm: and c0 (B, H)
     reset_state: State  # like state: what the state of a reset row becomes; empty without resets
