@@ -49,7 +49,7 @@ typedef struct {
     fastrnn_pass forward;
     const void *h, *c;                    /* (T, B, R), (T, B, H): the states that steps consumed */
     const void *d_output, *d_h_n, *d_c_n; /* (T, B, R) or null for zeros, (B, R), (B, H) */
-    void *d_x, *d_w_ih, *d_w_hh, *d_b_ih, *d_b_hh, *d_w_hr;
+    void *d_x, *d_w_ih, *d_w_hh, *d_b_ih, *d_b_hh, *d_w_hr; /* d_x may be null: not wanted */
     void *d_h0, *d_c0, *d_reset_h, *d_reset_c; /* the last two may be null without resets */
 } fastrnn_backward_pass;
 

@@ -160,33 +160,41 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
         take_bias(j, left, g, count, first, last, m, 1, (int)min_of(m1 - m, VL));
 }
 
-/* The gradients of the input and of the weights for a span of steps, once all have its d_a. */
-SHARED void take_gradients(const backward_job *j, int64_t first, int64_t last, const share *who)
+/* The gradient of the input: of a step's valid rows, zero for the others. */
+static void take_input_gradient(const backward_job *j, int64_t first, int64_t last, const share *who)
 {
-    const fastrnn_backward_pass *q = j->q;
     const fastrnn_pass *p = j->p;
-    const int cell = p->cell, G = gates_of(cell), members = who->team->members;
-    const int64_t B = p->B, I = p->I, H = p->H, GH = G * H, R = j->R;
-    const int64_t rows = (last - first) * B;
+    const int G = gates_of(p->cell), members = who->team->members;
+    const int64_t B = p->B, I = p->I, GH = G * p->H, rows = (last - first) * B;
     const int64_t earliest = earliest_of(p, first, last);
-    real *d_x = (real *)q->d_x + earliest * B * I;
+    real *d_x = (real *)j->q->d_x + earliest * B * I;
     product m = {{j->d_a + (G == 1 ? 0 : earliest * B * GH), GH, 1, j->w_x, GH * UNITS, GH}, 0, 0,
                  d_x, I, I, 0};
     const int64_t end = part(rows, who->member + 1, members);
     for (int64_t row = part(rows, who->member, members), next; row < end; row = next) {
         next = p->lengths ? min_of(end, (row / B + 1) * B) : end;
         int64_t r0 = row, r1 = next;
-        if (p->lengths) { /* of a step alone, without its padding */
-            const int64_t t = earliest + row / B, from = row / B * B;
-            r0 -= from, r1 -= from;
-            shrink(p, t, &r0, &r1);
-            r0 += from, r1 += from;
+        if (p->lengths) { /* of one step */
+            const int64_t start = row / B * B;
+            r0 -= start, r1 -= start;
+            shrink(p, earliest + row / B, &r0, &r1);
+            r0 += start, r1 += start;
             memset(d_x + row * I, 0, (size_t)((r0 - row) * I) * sizeof(real));
             memset(d_x + r1 * I, 0, (size_t)((next - r1) * I) * sizeof(real));
         }
         multiply(&m, r0, r1, 0, ceil_div(I, UNITS));
     }
+}
 
+/* The gradients of the input and of the weights for a span of steps, once all have its d_a. */
+SHARED void take_gradients(const backward_job *j, int64_t first, int64_t last, const share *who)
+{
+    const fastrnn_backward_pass *q = j->q;
+    const fastrnn_pass *p = j->p;
+    const int cell = p->cell, G = gates_of(cell);
+    const int64_t I = p->I, H = p->H, GH = G * H, R = j->R;
+    if (q->d_x)
+        take_input_gradient(j, first, last, who);
     real *d_w_hh = q->d_w_hh, *d_b_hh = q->d_b_hh;
     const factor x = {p->x, I, 0}, h = {j->h, R, 0}, hidden = {j->ring_hidden, H, 1};
     const factor d_a = {j->d_a, GH, G == 1};

@@ -81,6 +81,18 @@ def are_plain(row: Cell, weights: Sequence[Any], dtype: torch.dtype, I: int) -> 
     return all(is_plain(w, dtype, s) for w, s in zip(weights, shapes, strict=False))
 
 
+def check_unmoved(
+    row: Cell, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], I: int
+) -> None:
+    """Refuse what has got other data since the way forward, which torch's versions do not tell."""
+    if not (
+        are_plain(row, weights, x.dtype, I)
+        and is_plain(x, x.dtype, (*x.shape[:-1], I))
+        and all(is_plain(s, x.dtype, s.shape) for s in states)
+    ):
+        raise RuntimeError("fastrnn: input, state or weights were given other data before backward")
+
+
 def addresses(tensors: Sequence[Tensor], n: int) -> list[int]:
     """Return n addresses, 0 for those of tensors that are not there."""
     return [t.data_ptr() for t in tensors] + [0] * (n - len(tensors))
@@ -92,7 +104,7 @@ class _Pass:
     The tensors that were returned are not among it: they would keep themselves alive.
     """
 
-    __slots__ = ("consumed", "read", "recorded", "records", "results")
+    __slots__ = ("consumed", "recorded", "records", "results")
 
     def __init__(
         self,
@@ -117,11 +129,11 @@ class _Pass:
         ]
         kinds = {"gates": (T, B, len(row.gates), H), "hidden_n": (T, B, H)}
         self.records = [torch.empty(kinds[name], dtype=dtype) for name in row.records]
-        self.read = x.data_ptr(), *addresses(weights, 4), *addresses(states, 2)
+        read = x.data_ptr(), *addresses(weights, 4), *addresses(states, 2)
         output, cells = addresses(made, 2)
         self.recorded = output, *addresses(finals, 2), cells, *addresses(self.records, 2)
         self.results: list[Tensor] | None = [made[0], *finals]
-        run.forward(sizes, TYPES[dtype], torch.get_num_threads(), self.read, self.recorded)
+        run.forward(sizes, TYPES[dtype], torch.get_num_threads(), read, self.recorded)
 
 
 class _Layer(torch.autograd.Function):
@@ -143,21 +155,24 @@ class _Layer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *d: Tensor) -> tuple[Any, ...]:
         run, cell, sizes, n = ctx.how
-        *tensors, _ = ctx.saved_tensors
-        x, *others = tensors
+        x, *others, _ = ctx.saved_tensors
+        states, weights = others[:n], others[n:]
+        check_unmoved(CELLS[cell], x, states, weights, sizes[2])
         done, ctx.done = ctx.done, None
         if done is None:  # a second time, with retain_graph: the first has overwritten its records
-            done = _Pass(run, cell, sizes, x, others[:n], others[n:])
-        d = tuple([one.contiguous() for one in d])
-        found = [torch.empty_like(t) for t in tensors]
-        d_states = found[1 : n + 1] or [torch.empty_like(one) for one in d[1:]]
+            done = _Pass(run, cell, sizes, x, states, weights)
+        d = tuple([one.contiguous() for one in d])  # kept: the kernels read their memory
+        d_x = torch.empty_like(x) if ctx.needs_input_grad[4] else None
+        found = [torch.empty_like(t) for t in others]
+        d_states = found[:n] or [torch.empty_like(one) for one in d[1:]]
         further = (
             *addresses(done.consumed, 2),
             *addresses(d, 3),
-            found[0].data_ptr(),
-            *addresses(found[n + 1 :], 4),
+            0 if d_x is None else d_x.data_ptr(),
+            *addresses(found[n:], 4),
             *addresses(d_states, 2),
         )
         threads = torch.get_num_threads()
-        run.backward(sizes, TYPES[x.dtype], threads, done.read, done.recorded, further)
-        return None, None, None, None, *found
+        read = x.data_ptr(), *addresses(weights, 4), *addresses(states, 2)
+        run.backward(sizes, TYPES[x.dtype], threads, read, done.recorded, further)
+        return None, None, None, None, d_x, *found

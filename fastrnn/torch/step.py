@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from .. import dispatch
 from ..cells import CELLS
-from .direct import TYPES, addresses, are_plain, is_plain
+from .direct import TYPES, addresses, are_plain, check_unmoved, is_plain
 
 ALONE = 500_000  # multiply-adds for which another thread is not worth waking
 
@@ -30,7 +30,8 @@ class Step:
         weights: Mapping[str, Tensor],
         shapes: tuple[torch.Size, torch.Size],
     ) -> None:
-        row, first = CELLS[cell], next(iter(weights.values()))
+        self.row = row = CELLS[cell]
+        first = next(iter(weights.values()))
         self.names = list(weights)
         self.addresses = [w.data_ptr() for w in weights.values()]
         self.ih, self.hh = shapes
@@ -42,8 +43,7 @@ class Step:
         self.gates = (len(row.gates), H) if "gates" in row.records else None
         self.hidden_n = "hidden_n" in row.records
         self.direct = run
-        self.four = addresses(list(weights.values()), 4)
-        self.run = run.step(I, H, self.real_bytes, self.four)
+        self.run = run.step(I, H, self.real_bytes, addresses(list(weights.values()), 4))
 
     @classmethod
     def find(
@@ -152,12 +152,14 @@ class _Step(torch.autograd.Function):
             saved[n + 1 : 2 * n + 1],
             saved[2 * n + 1 :],
         )
+        check_unmoved(step.row, x, states, weights, step.sizes[0])
         ctx.records = None
         if records is None:  # a second time, with retain_graph: the first has overwritten them
             _, records = _record(step, x, *states, *[None] * (2 - n))
-        d_last = addresses([one.contiguous() for one in d], 2)
-        found = [torch.empty_like(t) for t in (x, *states, *weights)]
-        d_x, *d_states = addresses(found[: n + 1], 3)
+        d_new = [one.contiguous() for one in d]  # kept: the kernels read their memory
+        d_x = torch.empty_like(x) if ctx.needs_input_grad[1] else None
+        d_states = [torch.empty_like(s) for s in states]
+        d_weights = [torch.empty_like(w) for w in weights]
         h, c = addresses(states, 2)
         h_new, c_new = addresses(new, 2)
         B, (I, H) = len(x), step.sizes
@@ -167,9 +169,17 @@ class _Step(torch.autograd.Function):
             torch.get_num_threads(),
             (x.data_ptr(), *addresses(weights, 4), h, c),
             (h_new, h_new, c_new, c_new, *addresses(records, 2)),
-            (h, c, 0, *d_last, d_x, *addresses(found[n + 1 :], 4), *d_states),
+            (
+                h,
+                c,
+                0,
+                *addresses(d_new, 2),
+                0 if d_x is None else d_x.data_ptr(),
+                *addresses(d_weights, 4),
+                *addresses(d_states, 2),
+            ),
         )
-        return None, *found[: n + 1], *[None] * (2 - n), *found[n + 1 :]
+        return None, d_x, *d_states, *[None] * (2 - n), *d_weights
 
 
 def _record(step: Step, x: Tensor, h: Tensor, c: Tensor | None) -> tuple[Any, list[Tensor]]:

@@ -177,6 +177,23 @@ def test_changes_before_the_way_back_are_noticed(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *CELLS])
+def test_data_that_moves_before_the_way_back(kind: str) -> None:
+    """Same numbers elsewhere are used, as in sharded training; another shape is refused."""
+    module = getattr(ours, kind)(I, H)
+    x = draw(4, I) if kind in CELLS else draw(6, 4, I)
+    weight = next(module.parameters())
+    d = torch.ones(()).expand(leaves(module(x))[0].shape)
+    expected = torch.autograd.grad(leaves(module(x))[0], [x, weight], d)
+    loss = (leaves(module(x))[0] * d).sum()
+    weight.data = weight.data.clone()
+    assert all(map(torch.equal, torch.autograd.grad(loss, [x, weight]), expected))
+    loss = leaves(module(x))[0].sum()
+    weight.data = weight.data[: H - 1].clone()
+    with pytest.raises(RuntimeError, match=r"given other data|shape"):
+        torch.autograd.grad(loss, [x, weight])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *CELLS])
 def test_nothing_is_kept_alive(kind: str) -> None:
     module = getattr(ours, kind)(I, H)
     x = draw(4, I) if kind in CELLS else draw(6, 4, I)
