@@ -213,8 +213,8 @@ def test_activations_float64(curve: str) -> None:
 
 
 @pytest.mark.parametrize("isa", c_backend.isas())
-def test_hard_sigmoid(isa: str) -> None:
-    """One rounding where there are fused multiply-adds; also where hardly more than 0 is left."""
+def test_hard_sigmoid_has_the_bits_of_one_rounding(isa: str) -> None:
+    """Where there are fused multiply-adds; also where hardly more than 0 is left."""
     c_backend.use_isa(isa)
     patterns = np.arange(0, 2**32, 9973, np.int64).astype(np.uint32).view(np.float32)
     kink = np.float32(2.5).view(np.uint32) + np.arange(-99, 100)

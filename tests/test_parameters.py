@@ -123,6 +123,7 @@ def test_load_parameters_copies_and_is_strict() -> None:
         "RNNCell(2, 4, bias=False, nonlinearity='relu', dtype='float32')",
         "GRUCell(2, 4, reset_after=False, dtype='float64')",
         "LSTMCell(2, 4, dtype='float32')",
+        "LSTMCell(2, 4, gate_activation='hard_sigmoid', dtype='float32')",
         "Linear(2, 4, bias=False, dtype='float32')",
         "Embedding(2, 4, dtype='float64')",
         "Sequential(Embedding(5, 2, dtype='float32'), LSTM(2, 4, dtype='float32'))",
