@@ -7,6 +7,7 @@ is judged here by the equations, in plain loops over the layouts that its source
 import json
 import math
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -587,15 +588,67 @@ def test_hostile_layers(tmp_path: Path, name: str) -> None:
         weights.load(path)
 
 
-def test_text_that_repeats_a_long_one(tmp_path: Path) -> None:
-    """Each of many names may point at the same megabytes."""
+def with_text(path: Path, **options: object) -> bytearray:
+    """A file whose attributes are texts of any length, and its bytes."""
+    with h5py.File(path, "w", **options) as file:
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": []})
+        file.attrs["keras_version"] = "2.1.5"
+        file.attrs["layer_names"] = ["rnn", "x" * 300]
+        file.create_group("x" * 300)
+        group = file.create_group("rnn")
+        held = keras_weights(4, (8 * H,))
+        group.attrs["weight_names"] = list(held)
+        for name, array in held.items():
+            group[name] = array
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("libver", ["earliest", "v108", "latest"])
+@pytest.mark.parametrize("order", [False, True], ids=["", "creation order"])
+def test_texts_of_any_length(tmp_path: Path, libver: str, order: bool) -> None:
+    path = tmp_path / "model.h5"
+    data = with_text(path, libver=libver, track_order=order)
+    assert weights.load(path)["rnn"].options == {"gate_activation": "sigmoid"}
+    assert b"GCOL" in data
+
+
+def test_texts_that_do_not_add_up(tmp_path: Path) -> None:
+    """HDF5's library would go round in circles, or take 4 GB."""
     path = tmp_path / "hostile.h5"
-    good(path)
+    data = with_text(path)
+    heap = data.index(b"GCOL")
+    reference = data.index(heap.to_bytes(8, "little") + b"\1\0\0\0") - 4
+    for at, change in (
+        (heap + 16 + 8, b"\xff" * 8),
+        (heap + 16, b"\0\0\0\0\0\0\0\0" * 2),
+        (heap + 16, b"\0\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0"),
+        (heap + 8, b"\xff" * 8),
+        (heap, b"HEAP"),
+        (reference, b"\xff" * 4),
+        (reference + 4, b"\xff" * 8),
+        (reference + 4, len(data).to_bytes(8, "little")),
+        (reference + 12, b"\x77"),
+    ):
+        broken = bytearray(data)
+        broken[at : at + len(change)] = change
+        path.write_bytes(broken)
+        start = time.perf_counter()
+        no_weights_run(path, "expected")
+        assert time.perf_counter() - start < 1
+
+
+def test_texts_that_repeat_a_long_one(tmp_path: Path) -> None:
+    """Each of many may be the same megabyte."""
+    path = tmp_path / "hostile.h5"
+    with_text(path)
     with h5py.File(path, "a") as file:
-        file["text"] = "x" * 1_000_000
-        del file["rnn"].attrs["weight_names"]
-        file["rnn"].attrs["weight_names"] = ["a"] * 3000
-    with pytest.raises(ValueError, match=r"hostile.h5: .*weight_names: expected less text"):
+        file.attrs["layer_names"] = ["x" * 60_000] + ["y"] * 3000
+    data = bytearray(path.read_bytes())
+    heap = data.rindex(b"GCOL", 0, data.index(b"x" * 60_000))
+    at = data.index(b"\x60\xea\0\0" + heap.to_bytes(8, "little"))
+    data[at : at + 16 * 3001] = data[at : at + 16] * 3001
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="layer_names: expected no more than the file can hold"):
         weights.load(path)
 
 

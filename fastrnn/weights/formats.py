@@ -155,6 +155,8 @@ def kind(path: Path) -> str:
         raise ValueError("expected a file, got a folder or a device")
     with path.open("rb") as file:
         head = file.read(16)
+    if not head:
+        raise ValueError("expected a file of weights, got an empty one")
     # Before the pickles, with one of which the size of a header may begin as well.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return ".safetensors"

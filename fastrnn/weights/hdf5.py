@@ -7,18 +7,20 @@ is up to it; what it reports becomes one kind of error.
 
 from __future__ import annotations
 
+import io
+import mmap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from ..validation import FLOAT32, FLOAT64, Array
+from .hdf5_text import Data, Texts
 from .limits import Budget
 
 _MOST_OBJECTS = 1_000_000
-_MOST_TEXT = 1 << 30  # bytes that the texts of one attribute could take at most
 _FILTERS = (1, 2, 3)  # deflate, shuffle, fletcher32: those that are part of the library
 
 
@@ -32,15 +34,18 @@ def damage() -> Iterator[None]:
         raise ValueError(f"expected a whole HDF5 file, got one that is not: {words}") from None
 
 
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 class File:
     """A file, with all its datasets looked up.
 
     Parameters
     ----------
     source
-        Its name, or its bytes as a file.
-    size
-        How many bytes it has.
+        Its name, or its bytes.
 
     Attributes
     ----------
@@ -55,21 +60,22 @@ class File:
         If it is damaged, or holds links.
     """
 
-    def __init__(self, source: Path | BinaryIO, size: int) -> None:
+    def __init__(self, source: Path | bytes) -> None:
         import h5py
 
-        self.budget = Budget(size)
-        self.size = size
+        self._open = ExitStack()
         self.notes: list[str] = []
         self.datasets: dict[str, Any] = {}
         self._groups: dict[str, Any] = {}
-        with damage():
-            self._file = h5py.File(source, "r")
-            try:
-                self._walk()
-            except BaseException:
-                self._file.close()
-                raise
+        with self._open as opened, damage():
+            data: Data = source if isinstance(source, bytes) else opened.enter_context(_map(source))
+            self.size = len(data)
+            self.budget = Budget(self.size)
+            self._texts = Texts(data, self.budget)
+            where = io.BytesIO(source) if isinstance(source, bytes) else source
+            self._file = opened.enter_context(h5py.File(where, "r"))
+            self._walk()
+            self._open = opened.pop_all()  # which stays open, unless anything was wrong
 
     def __enter__(self) -> File:
         """Return itself: it is closed in the end."""
@@ -77,7 +83,7 @@ class File:
 
     def __exit__(self, *_: object) -> None:
         """Close the file."""
-        self._file.close()
+        self._open.close()
 
     def _walk(self) -> None:
         """Look up every group and dataset, following hard links alone."""
@@ -146,17 +152,10 @@ class File:
         if not count:
             return []
         if kind.length is None:
-            # Each text may be as long as what no dataset takes, and all of them may be the same.
-            rest = self.size - sum(d.id.get_storage_size() for d in self.datasets.values())
-            if count * max(rest, 0) > _MOST_TEXT:
-                raise ValueError(f"{name}: expected less text, got {count} pieces of it")
-        else:
-            self.budget.take(name, [count], kind.length)
-        found = np.ravel(np.asarray(group.attrs[name], dtype=object))
-        return [
-            text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-            for text in found
-        ]
+            return self._texts.read(h5py.h5o.get_info(group.id).addr, name, count)
+        self.budget.take(name, [count], kind.length)
+        found = np.ravel(group.attrs[name])
+        return [bytes(text).decode("utf-8", "replace") for text in found]
 
     def array(self, path: str) -> Array:
         """Return the numbers of a dataset; half precision becomes float32.

@@ -7,7 +7,6 @@ Keras' layers have sequences (B, T, ·).
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import zipfile
@@ -84,16 +83,15 @@ def arrays(path: Path) -> dict[str, Array]:
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[File, Any, Version]]:
     """Open a file, and read the model's configuration, if there is one, and Keras' version."""
-    size = path.stat().st_size
     with path.open("rb") as start:
         zipped = start.read(2) == b"PK"
     if zipped:
-        config, metadata, data = _unpack(path, size)
+        config, metadata, data = _unpack(path)
         written = metadata.get("keras_version") if isinstance(metadata, dict) else None
-        with File(io.BytesIO(data), len(data)) as file:
+        with File(data) as file:
             yield file, config, Version.of(str(written))
         return
-    with File(path, size) as file:
+    with File(path) as file:
         text = file.text("", "model_config")
         config = None if text is None else _json("model_config", "".join(text))
         words = file.text(keras_weights.root(file), "keras_version")
@@ -102,9 +100,9 @@ def _open(path: Path) -> Iterator[tuple[File, Any, Version]]:
         yield file, config, Version.of("".join(words))
 
 
-def _unpack(path: Path, size: int) -> tuple[Any, Any, bytes]:
+def _unpack(path: Path) -> tuple[Any, Any, bytes]:
     """Return the parts of an archive that are needed; nothing is extracted to the disk."""
-    budget = Budget(size)
+    budget = Budget(path.stat().st_size)
     members = {"config.json": b"", "metadata.json": b"{}", _WEIGHTS: b""}
     try:
         with zipfile.ZipFile(path) as archive:

@@ -108,13 +108,14 @@ class Values:
         return array
 
     def _literal(self, given: dict[str, Any]) -> Array | None:
+        import onnx
+
         for name, value in given.items():
-            if name == "value":
+            if name == "value" and isinstance(value, onnx.TensorProto):
                 return self._tensor(value)
-            if name in ("value_float", "value_floats"):
-                return np.asarray(value, np.float32)
-            if name in ("value_int", "value_ints"):
-                return np.asarray(value, np.int64)
+            kind = {"value_float": np.float32, "value_int": np.int64}.get(name.removesuffix("s"))
+            if kind and isinstance(value, int | float | list):
+                return np.asarray(value, kind)
         return None
 
     def _moved(self, node: Any, parts: Sequence[Any], given: dict[str, Any]) -> Array | None:
