@@ -31,10 +31,10 @@ bench: .venv-peers/.bench ## time all workloads against all others (half an hour
 bench-compare: .venv/.test ## what the last commit made slower; ARGS="BASE NEW" for others
 	@.venv/bin/python benchmarks/compare.py $(ARGS)
 
-test: .venv/.test ## every test but those against torch and ONNX Runtime; ARGS="-k lstm" to select, ARGS="-n 0" for one process
+test: .venv/.test ## every test but those against torch, ONNX Runtime and Keras; ARGS="-k lstm" to select, ARGS="-n 0" for one process
 	@.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-peers: .venv-peers/.peers ## the tests against torch and ONNX Runtime (a large download)
+test-peers: .venv-peers/.peers ## the tests against torch, ONNX Runtime and Keras (a large download)
 	@.venv-peers/bin/python -m pytest tests/peers $(ARGS)
 
 # $(call server,name,compiler,flags) builds the kernels as a program of their own, in build/<name>.

@@ -54,6 +54,30 @@ class Cell:
             shapes["weight_hr"] = (proj_size, hidden_size)
         return shapes
 
+    def stack_shapes(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        bias: bool = True,
+    ) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters of layers on top of each other, under torch's names."""
+        directions = ("", "_reverse") if bidirectional else ("",)
+        shapes: dict[str, tuple[int, ...]] = {}
+        width = input_size
+        for k in range(num_layers):
+            row = self.parameter_shapes(width, hidden_size, proj_size, bias=bias)
+            shapes |= {
+                f"{name}_l{k}{direction}": shape
+                for direction in directions
+                for name, shape in row.items()
+            }
+            width = (proj_size or hidden_size) * len(directions)
+        return shapes
+
 
 # hard_sigmoid is that of Keras 1 and 2 and of ONNX, clip(0.2 x + 0.5, 0, 1). Keras 3's,
 # clip(x/6 + 0.5, 0, 1), is the same function of 5/6 x: scale the gates' weights for it.

@@ -1,6 +1,7 @@
-"""The command line: ``fastrnn info``, ``train``, ``generate``, ``bench`` and ``report``.
+"""The command line: ``fastrnn info``, ``train``, ``generate``, ``inspect``, ``convert``, ...
 
-It reads arguments and prints; what is computed is in `fastrnn.character` and `fastrnn.bench`.
+It reads arguments and prints; what is computed is in `fastrnn.character`, `fastrnn.weights` and
+`fastrnn.bench`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from .bench import command as bench
 from .cells import CELLS
 from .character import Checkpoint, Corpus, Options, Trainer, curve, sample, text, training
 from .console import check_writable, display, number, require, say, signals, whole, write
+from .weights import command as weights
 
 SECONDS = 60.0
 OUT = "character.safetensors"
@@ -141,6 +143,7 @@ def _parser() -> _Parser:
     generate.add_argument("--backend", help=_backend_help())
     generate.set_defaults(run=_generate)
 
+    weights.add_to(commands)
     bench.add_to(commands)
     return parser
 

@@ -218,23 +218,16 @@ class Recurrent(Stacked):
         self._suffixes = tuple(
             f"_l{k}{direction}" for k in range(self.num_layers) for direction in directions
         )
-        self._shapes = self._parameter_shapes()
+        self._shapes = self.cell.stack_shapes(
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            bidirectional=self.bidirectional,
+            proj_size=self.proj_size,
+            bias=self.bias,
+        )
         bound = self.hidden_size**-0.5
         self.parameters = new_parameters(self._shapes, bound, self.dtype, self.generator)
-
-    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        directions = 2 if self.bidirectional else 1
-        shapes: dict[str, tuple[int, ...]] = {}
-        for n, suffix in enumerate(self._suffixes):
-            width = (self.proj_size or self.hidden_size) * directions
-            row = self.cell.parameter_shapes(
-                self.input_size if n < directions else width,
-                self.hidden_size,
-                self.proj_size,
-                bias=self.bias,
-            )
-            shapes |= {name + suffix: shape for name, shape in row.items()}
-        return shapes
 
     def _new_stack(self, weights: Mapping[str, Weights]) -> Stack:
         return Stack(
@@ -346,6 +339,9 @@ class LSTM(Recurrent):
     """
 
     cell = CELLS["lstm"]
+
+
+LAYERS = {layer.cell.name: layer for layer in (RNN, GRU, LSTM)}
 
 
 class RecurrentCell(Stacked):

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..cells import CELLS
-from ..character.model import LAYERS
 from ..feedforward import Embedding, Linear
-from ..layers import GRUCell, LSTMCell, RNNCell
+from ..layers import LAYERS, GRUCell, LSTMCell, RNNCell
 from ..losses import softmax_cross_entropy
 from ..optim import Adam
 from ..sequential import Sequential

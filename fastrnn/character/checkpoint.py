@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from ..cells import CELLS
 from ..sequential import Sequential
 from ..validation import Array
-from ..weights import safetensors
+from ..weights import Layer, safetensors
 from .model import Options, build
 from .text import Corpus, Vocabulary
 from .training import Trainer
@@ -66,7 +66,9 @@ class Checkpoint:
             "vocabulary": json.dumps(self.vocabulary.characters),
             "text": json.dumps({"sha256": self.digest, "source": self.source}),
         }
-        safetensors.save(path, self.arrays, metadata)
+        # So that other readers of weights find the layer, and not the optimizer's moments of it.
+        layer = Layer.of(self.model().layers[1])
+        safetensors.save(path, self.arrays, metadata | safetensors.describe({"model.1": layer}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Checkpoint:

@@ -9,12 +9,11 @@ import numpy as np
 
 from .. import validation
 from ..feedforward import Embedding, Linear
-from ..layers import GRU, LSTM, RNN
+from ..layers import LAYERS
 from ..losses import softmax
 from ..sequential import Sequential
 from .text import Vocabulary
 
-LAYERS = {layer.cell.name: layer for layer in (RNN, GRU, LSTM)}
 EMBEDDING_SIZE = 64  # values that a character is given as; more cost time and bring nothing
 
 
