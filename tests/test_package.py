@@ -73,6 +73,8 @@ FLOORS = [
     {"sequential"},
     {"truncation"},
     {"weights"},
+    {"torch"},
+    {"keras"},
     {"character"},
     {"bench"},
     {"cli"},
