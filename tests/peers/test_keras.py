@@ -232,6 +232,45 @@ def test_masks_of_other_forms() -> None:
     assert not torch.equal(mine(x), wanted)
 
 
+def test_long_sequence_with_holes() -> None:
+    """Torch sorts long rows in another way than short ones."""
+    theirs, mine = pair("GRU", return_sequences=True)
+    x, mask = draw(2, 1000, I), torch.tensor(draw(2, 1000)) > 0
+    y = mine(x, mask=mask)
+    for b, valid in enumerate(mask.numpy()):
+        assert_close(y[b, valid], theirs(x[b : b + 1, valid])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_masking_layer() -> None:
+    x = draw(B, T, I)
+    x[~mask_of("holes").numpy()] = 3
+    masking = keras.layers.Masking(3)
+    theirs, mine = pair("SimpleRNN", return_sequences=True)
+    assert_close(mine(masking(x)), theirs(masking(x)))
+    assert torch.equal(mine(masking(x))._keras_mask, mask_of("holes"))
+
+
+def test_state_that_is_no_list() -> None:
+    theirs, mine = pair("GRU")
+    x, state = draw(B, T, I), draw(B, H)
+    assert_close(mine(x, initial_state=state), theirs(x, initial_state=state))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_kernels_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class CalledError(Exception):
+        pass
+
+    def layer(*arguments: Any) -> None:
+        raise CalledError
+
+    monkeypatch.setattr("fastrnn.torch.ops.layer", layer)
+    theirs, mine = pair(name)
+    theirs(draw(B, T, I))
+    with pytest.raises(CalledError):
+        mine(draw(B, T, I))
+
+
 def test_integer_input() -> None:
     theirs, mine = pair("GRU")
     x = np.arange(B * T * I).reshape(B, T, I) % 3
@@ -352,9 +391,10 @@ def test_functional_model_with_states() -> None:
         embedded = keras.layers.Embedding(9, I, mask_zero=True)(source)
         y, *state = m.LSTM(H, return_state=True, return_sequences=True)(embedded)
         decoded = m.LSTM(H, return_sequences=True, unroll=True)(target, initial_state=state)
+        again = m.LSTM(H)(y, initial_state=state)
         pooled = keras.layers.GlobalAveragePooling1D()(m.GRU(3, return_sequences=True)(y))
-        model = keras.Model([source, target], [decoded, pooled])
-        assert model.output_shape == [(None, 4, H), (None, 3)]
+        model = keras.Model([source, target], [decoded, again, pooled])
+        assert model.output_shape == [(None, 4, H), (None, H), (None, 3)]
         found.append(model)
     theirs, mine = found
     mine.set_weights(theirs.get_weights())
