@@ -12,7 +12,7 @@ import torch
 from torch.testing import assert_close
 
 import fastrnn.keras as ours
-from interpreter import PACKAGE, run_python
+from interpreter import run_python
 
 pytestmark = [
     pytest.mark.peers,
@@ -583,10 +583,3 @@ def test_keras_on_something_else() -> None:
     assert "KERAS_BACKEND=torch" in found[0]
     assert found[0].endswith("got numpy")
     assert found[1] == "False"
-
-
-def test_readme() -> None:
-    text = (PACKAGE.parent / "README.md").read_text()
-    section = text.partition("## In Keras\n")[2].partition("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
-    assert run_python(code) == ""
