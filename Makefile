@@ -36,7 +36,7 @@ test: .venv/.test ## every test but those against torch, ONNX Runtime and Keras;
 	@.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-peers: .venv-peers/.peers ## the tests against torch, ONNX Runtime and Keras (a large download)
-	@.venv-peers/bin/python -m pytest tests/peers fastrnn/torch $(ARGS)
+	@.venv-peers/bin/python -m pytest tests/peers fastrnn/torch fastrnn/keras $(ARGS)
 
 test-examples: .venv/.examples ## the examples: published networks, downloaded on first use (20 MB)
 	@.venv/bin/python -m pytest tests/examples $(ARGS)

@@ -50,17 +50,23 @@ class _Recurrent:
         return [getattr(self, name) if known.get(name) is None else known[name] for name in names]
 
 
+def on_cpu(name: str, *tensors: Tensor) -> None:
+    """Refuse what is on another device; `meta` is the one of tensors that have no numbers."""
+    for t in tensors:
+        if not (t.is_cpu or t.is_meta):
+            raise TypeError(
+                f"{name}: expected a tensor on the CPU, where fastrnn computes, "
+                f"got one on {t.device}"
+            )
+
+
 def _as_computed(
     input: Tensor, state: list[Tensor], weights: list[Tensor]
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Return tensors in the precision that is computed in: that of the weights, or a wider one."""
-    for name, tensors in (("input", [input]), ("hx", state), ("weights", weights)):
-        for t in tensors:
-            if not (t.is_cpu or t.is_meta):
-                raise TypeError(
-                    f"{name}: expected a tensor on the CPU, where fastrnn computes, "
-                    f"got one on {t.device}"
-                )
+    on_cpu("input", input)
+    on_cpu("hx", *state)
+    on_cpu("weights", *weights)
     dtype = weights[0].dtype
     autocast = torch.is_autocast_enabled("cpu")
     if input.dtype != dtype and not autocast:

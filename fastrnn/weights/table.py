@@ -48,6 +48,11 @@ class Conversion:
     bias: str
     options: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
+    @property
+    def places(self) -> list[int]:
+        """Where the format has each gate, in our order."""
+        return [self.gates.index(gate) for gate in CELLS[self.cell].gates]
+
 
 _BEFORE = MappingProxyType({"reset_after": False})
 _AFTER = MappingProxyType({"reset_after": True})
@@ -127,8 +132,7 @@ def read(row: Conversion, ih: Array, hh: Array, bias: Array | None) -> dict[str,
             shape("bias", bias, one if row.bias == "input" else (f"2*{G}*H", 2 * G * H))
         halves = (bias, np.zeros_like(bias)) if row.bias == "input" else bias.reshape(2, -1)
         parameters |= dict(zip(("bias_ih", "bias_hh"), halves, strict=True))
-    ours = CELLS[row.cell].gates
-    return _reordered(parameters, [row.gates.index(gate) for gate in ours])
+    return _reordered(parameters, row.places)
 
 
 def write(row: Conversion, parameters: Mapping[str, Array]) -> tuple[Array, Array, Array | None]:
@@ -151,20 +155,21 @@ def scale_gates(cell: str, parameters: Mapping[str, Array], factor: float) -> di
     """Scale what goes into the gates, in parameters of one layer and direction.
 
     A hard sigmoid clip(a x + 0.5, 0, 1) is that of the library, whose slope is 0.2, of 5 a x.
-    The candidate is left alone: it is squashed by tanh.
     """
-    gates = CELLS[cell].gates
+    factors = gate_factors(cell, factor)
     scaled = {}
     for name, array in parameters.items():
-        blocks = np.split(array, len(gates))
+        blocks = np.split(array, len(factors))
         kind = array.dtype.type
         scaled[name] = np.concatenate(
-            [
-                block if gate in ("g", "n") else block * kind(factor)
-                for gate, block in zip(gates, blocks, strict=True)
-            ]
+            [block * kind(by) for block, by in zip(blocks, factors, strict=True)]
         )
     return scaled
+
+
+def gate_factors(cell: str, factor: float) -> list[float]:
+    """Return `factor` for each gate, and 1 for the candidate: it is squashed by tanh."""
+    return [1.0 if gate in ("g", "n") else factor for gate in CELLS[cell].gates]
 
 
 def _reordered(parameters: Mapping[str, Array], places: list[int]) -> dict[str, Array]:

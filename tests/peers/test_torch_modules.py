@@ -325,6 +325,7 @@ class Steps(torch.utils.data.Dataset):
             return leaves(self.module(x))[0]
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # JAX, where another test has imported it
 @pytest.mark.parametrize("kind", ["LSTM", "GRUCell"])
 def test_workers(kind: str) -> None:
     data = Steps(getattr(ours, kind)(I, H))
