@@ -116,7 +116,7 @@ def agree(runs: dict[str, Run]) -> bool:
     """Whether both have the same results, to what float32 can tell."""
     found, expected = ([*map(first, run())] for run in (runs["fastrnn.torch"], runs["torch"]))
     for a, b in zip(found, expected, strict=True):
-        if not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max())):
+        if not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * b.abs().max().item()):
             return False
     return True
 

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import validation
 from ..cells import CELLS, Cell
-from . import ops
+from . import ops, packing
 from .step import Step
 
 STEP = "_fastrnn_step"  # where a cell keeps its `Step`
@@ -161,9 +161,9 @@ class _Sequence(_Recurrent):
         state = self._state(hx)
         if order is not None:
             state = [s.index_select(1, order) for s in state]
-        x, lengths = torch._VF._pad_packed_sequence(data, sizes, False, 0.0, len(sizes))
+        x, lengths = packing.pad(data, sizes)
         output, final = self._layers(x, state, lengths, None)
-        packed, _ = torch._VF._pack_padded_sequence(output, lengths, False)
+        packed = packing.pack(output, sizes, lengths)
         if order_back is not None:
             final = [s.index_select(1, order_back) for s in final]
         output = PackedSequence(packed, sizes, order, order_back)
