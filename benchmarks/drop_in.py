@@ -41,14 +41,6 @@ def first(value: Any) -> torch.Tensor:
     return value
 
 
-def infer(module: Any, *arguments: Any) -> Run:
-    def run() -> Any:
-        with torch.no_grad():
-            return first(module(*arguments))
-
-    return run
-
-
 def forward(module: Any, *arguments: Any) -> Run:
     return lambda: first(module(*arguments))
 
@@ -83,19 +75,18 @@ def rows() -> Iterator[tuple[str, dict[str, Run]]]:
         theirs, ours = pair(kind, I, H)
         runs = {"torch": train(theirs, d, x), "fastrnn.torch": train(ours, d, x)}
         yield f"{kind} training 64/64/32/64", runs | {"bare": bare(kind, theirs, x, d)}
-        runs = {"torch": infer(theirs, x), "fastrnn.torch": infer(ours, x)}
+        runs = {"torch": forward(theirs, x), "fastrnn.torch": forward(ours, x)}
         yield f"{kind} inference 64/64/32/64", runs | {"bare": bare(kind, theirs, x, None)}
     x, h, c = torch.randn(3, 1, 32).unbind()
     for kind in ("GRU", "RNN", "LSTM"):
         theirs, ours = pair(f"{kind}Cell", 32, 32)
         state = (h, c) if kind == "LSTM" else h
-        for title, way in (("step, no gradients", infer), ("step, recorded", forward)):
-            runs = {"torch": way(theirs, x, state), "fastrnn.torch": way(ours, x, state)}
-            cell = getattr(fastrnn, f"{kind}Cell")(32, 32)
-            arrays = x.numpy(), (h.numpy(), c.numpy()) if kind == "LSTM" else h.numpy()
-            if way is infer:
-                runs["bare"] = lambda cell=cell, arrays=arrays: cell(*arrays)
-            yield f"{kind}Cell {title}, I=H=32, B=1", runs
+        runs = {"torch": forward(theirs, x, state), "fastrnn.torch": forward(ours, x, state)}
+        yield f"{kind}Cell step, recorded, I=H=32, B=1", dict(runs)
+        cell = getattr(fastrnn, f"{kind}Cell")(32, 32)
+        arrays = x.numpy(), (h.numpy(), c.numpy()) if kind == "LSTM" else h.numpy()
+        runs["bare"] = lambda cell=cell, arrays=arrays: cell(*arrays)
+        yield f"{kind}Cell step, inference, I=H=32, B=1", runs
         d = torch.ones(1, 32)
         runs = {"torch": train(theirs, d, x, state), "fastrnn.torch": train(ours, d, x, state)}
         yield f"{kind}Cell step and back, I=H=32, B=1", runs
@@ -106,7 +97,7 @@ def rows() -> Iterator[tuple[str, dict[str, Run]]]:
     d = torch.randn(int(lengths.sum()), H)
     for kind in ("GRU", "RNN", "LSTM"):
         theirs, ours = pair(kind, H, H)
-        runs = {"torch": infer(theirs, packed), "fastrnn.torch": infer(ours, packed)}
+        runs = {"torch": forward(theirs, packed), "fastrnn.torch": forward(ours, packed)}
         yield f"{kind} packed inference 128/128/32/1-256", runs
         runs = {"torch": train(theirs, d, packed), "fastrnn.torch": train(ours, d, packed)}
         yield f"{kind} packed training 128/128/32/1-256", runs
@@ -133,11 +124,12 @@ def main() -> None:
     for title, runs in rows():
         if options.only not in title:
             continue
-        if not agree(runs):
-            table.add_row(title, "", "", "", "DIFFERENT RESULTS")
-            continue
-        plan = Plan(THREADS, options.rounds, seconds=60)
-        seconds = interleave(runs, plan, lambda words: None)
+        with torch.set_grad_enabled("inference" not in title):
+            if not agree(runs):
+                table.add_row(title, "", "", "", "DIFFERENT RESULTS")
+                continue
+            plan = Plan(THREADS, options.rounds, seconds=60)
+            seconds = interleave(runs, plan, lambda words: None)
         times = {name: np.array(s) for name, s in seconds.items()}
         low, middle, high = np.quantile(times["torch"] / times["fastrnn.torch"], [0.25, 0.5, 0.75])
         medians = [f"{1e6 * np.median(s):.1f}" for s in times.values()]

@@ -270,13 +270,14 @@ class _Cell(_Recurrent):
         ValueError, RuntimeError, TypeError
             If an argument is wrong, as in torch.
         """
-        names = NAMES if self.bias else NAMES[:2]
-        if type(input) is Tensor and input.ndim == 2 and not ops.is_watched():
+        if type(input) is Tensor and not ops.is_watched():
+            parameters = self._parameters
             step = self.__dict__.get(STEP)
-            if step is None or not step.holds(self._parameters):
-                step = self._find_step(names)
-            if step and (found := step(input, hx, self._parameters)) is not None:
+            if step is None or not step.holds(parameters):
+                step = self._find_step()
+            if step and (found := step(input, hx, parameters)) is not None:
                 return found
+        names = NAMES if self.bias else NAMES[:2]
         state = self._state(hx)
         self._check(input, state)
         given = self._weights(names)
@@ -286,7 +287,8 @@ class _Cell(_Recurrent):
         new = [(s[0] if input.ndim > 1 else s[0, 0]).to(given[0].dtype) for s in new]
         return new[0] if len(new) == 1 else tuple(new)
 
-    def _find_step(self: Any, names: list[str]) -> Step | None:
+    def _find_step(self: Any) -> Step | None:
+        names = NAMES if self.bias else NAMES[:2]
         weights = {name: self._parameters.get(name) for name in names}
         step = Step.find(self.cell.name, self._values(), weights)
         self.__dict__[STEP] = step

@@ -60,12 +60,18 @@ class Step:
 
     def holds(self, parameters: Mapping[str, Any]) -> bool:
         """Say whether the weights are where and as they were."""
+        known = self.addresses
         try:
-            if [parameters[name].data_ptr() for name in self.names] != self.addresses:
+            ih, hh = parameters["weight_ih"], parameters["weight_hh"]
+            if ih.data_ptr() != known[0] or hh.data_ptr() != known[1]:
+                return False
+            if len(known) > 2 and (
+                parameters["bias_ih"].data_ptr() != known[2]
+                or parameters["bias_hh"].data_ptr() != known[3]
+            ):
                 return False
         except (AttributeError, KeyError):  # not among the parameters any more, or None
             return False
-        ih, hh = parameters["weight_ih"], parameters["weight_hh"]
         return (
             ih.shape == self.ih
             and hh.shape == self.hh
@@ -76,18 +82,17 @@ class Step:
     def __call__(self, x: Tensor, hx: Any, parameters: Mapping[str, Any]) -> Any:
         """Return the new state, or None if x (B, I) and the state (B, H) are not the plain case."""
         dtype, shape, (I, H) = self.dtype, x.shape, self.sizes
-        B = shape[0]
         if (
-            shape[1] != I
-            or not 0 < B <= self.most
+            len(shape) != 2
+            or shape[1] != I
             or x.dtype is not dtype
             or not x.is_contiguous()
             or not x.is_cpu
             or x.is_neg()
         ):
             return None
+        B, c = shape[0], None
         rows = (B, H)
-        c = None
         if hx is None:
             h = torch.zeros(rows, dtype=dtype)
             if self.pair:
@@ -100,12 +105,16 @@ class Step:
                 return None
         else:
             h = hx
-        if not is_plain(h, dtype, rows):
+        if not is_plain(h, dtype, rows) or not 0 < B <= self.most:
             return None
         if torch.is_grad_enabled():
             weights = [parameters[name] for name in self.names]
             return _Step.apply(self, x, h, c, *weights)
-        return self.advance(B, x, h, c, 0, 0)
+        if c is not None or self.alone < B:
+            return self.advance(B, x, h, c, 0, 0)
+        new = torch.empty_like(h)
+        self.run(1, B, x.data_ptr(), h.data_ptr(), 0, new.data_ptr(), 0, 0, 0)
+        return new
 
     def advance(
         self, B: int, x: Tensor, h: Tensor, c: Tensor | None, gates: int, hidden_n: int
