@@ -1,16 +1,18 @@
-"""fastrnn.torch against torch's own modules: whole calls, as a program makes them.
+"""fastrnn.torch and fastrnn.keras against torch's modules and Keras' layers: whole calls.
 
     python benchmarks/drop_in.py [--rounds N] [--only WORDS]
 
 Two threads each, all by turns in one process; medians, and quartiles of the ratios. Results are
 compared before anything is timed. The column "bare" is the layer of fastrnn on arrays: what is
-between it and "fastrnn.torch" is the cost of being a module of torch.
+between it and "ours" is the cost of being a module of torch. Keras runs on torch.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -66,29 +68,29 @@ def bare(kind: str, theirs: Any, x: torch.Tensor, d: torch.Tensor | None) -> Run
 
 
 def rows() -> Iterator[tuple[str, dict[str, Run]]]:
-    """Titles, and what is to be timed: torch, fastrnn.torch, and bare where there is one."""
+    """Titles, and what is to be timed: theirs, ours, and bare where there is one."""
     I = H = 64
     B = T = 32
     x = torch.randn(2 * T, B, I)
     d = torch.randn(2 * T, B, H)
     for kind in ("GRU", "RNN", "LSTM"):
         theirs, ours = pair(kind, I, H)
-        runs = {"torch": train(theirs, d, x), "fastrnn.torch": train(ours, d, x)}
+        runs = {"theirs": train(theirs, d, x), "ours": train(ours, d, x)}
         yield f"{kind} training 64/64/32/64", runs | {"bare": bare(kind, theirs, x, d)}
-        runs = {"torch": forward(theirs, x), "fastrnn.torch": forward(ours, x)}
+        runs = {"theirs": forward(theirs, x), "ours": forward(ours, x)}
         yield f"{kind} inference 64/64/32/64", runs | {"bare": bare(kind, theirs, x, None)}
     x, h, c = torch.randn(3, 1, 32).unbind()
     for kind in ("GRU", "RNN", "LSTM"):
         theirs, ours = pair(f"{kind}Cell", 32, 32)
         state = (h, c) if kind == "LSTM" else h
-        runs = {"torch": forward(theirs, x, state), "fastrnn.torch": forward(ours, x, state)}
+        runs = {"theirs": forward(theirs, x, state), "ours": forward(ours, x, state)}
         yield f"{kind}Cell step, recorded, I=H=32, B=1", dict(runs)
         cell = getattr(fastrnn, f"{kind}Cell")(32, 32)
         arrays = x.numpy(), (h.numpy(), c.numpy()) if kind == "LSTM" else h.numpy()
         runs["bare"] = lambda cell=cell, arrays=arrays: cell(*arrays)
         yield f"{kind}Cell step, inference, I=H=32, B=1", runs
         d = torch.ones(1, 32)
-        runs = {"torch": train(theirs, d, x, state), "fastrnn.torch": train(ours, d, x, state)}
+        runs = {"theirs": train(theirs, d, x, state), "ours": train(ours, d, x, state)}
         yield f"{kind}Cell step and back, I=H=32, B=1", runs
     B, T, H = 32, 256, 128
     lengths = torch.randint(1, T + 1, (B,), generator=torch.Generator().manual_seed(0))
@@ -97,15 +99,41 @@ def rows() -> Iterator[tuple[str, dict[str, Run]]]:
     d = torch.randn(int(lengths.sum()), H)
     for kind in ("GRU", "RNN", "LSTM"):
         theirs, ours = pair(kind, H, H)
-        runs = {"torch": forward(theirs, packed), "fastrnn.torch": forward(ours, packed)}
+        runs = {"theirs": forward(theirs, packed), "ours": forward(ours, packed)}
         yield f"{kind} packed inference 128/128/32/1-256", runs
-        runs = {"torch": train(theirs, d, packed), "fastrnn.torch": train(ours, d, packed)}
+        runs = {"theirs": train(theirs, d, packed), "ours": train(ours, d, packed)}
         yield f"{kind} packed training 128/128/32/1-256", runs
+
+
+def keras_rows() -> Iterator[tuple[str, dict[str, Run]]]:
+    """The same for training steps of Keras: forward, backward, Adam."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    import keras
+
+    import fastrnn.keras
+
+    I = H = T = 64
+    x = np.random.default_rng(0).normal(size=(32, T, I)).astype(np.float32)
+    y = np.random.default_rng(1).normal(size=(32, T, H)).astype(np.float32)
+    for kind in ("LSTM", "GRU", "SimpleRNN"):
+        models = []
+        for home in (keras.layers, fastrnn.keras):
+            layer = getattr(home, kind)(H, return_sequences=True)
+            models.append(keras.Sequential([keras.Input((T, I)), layer]))
+            models[-1].compile(optimizer="adam", loss="mse")
+        models[1].set_weights(models[0].get_weights())
+        # A loss: that of weights that have been trained alike.
+        runs = [lambda model=model: [torch.tensor(model.train_on_batch(x, y))] for model in models]
+        yield (
+            f"Keras {kind} train_on_batch 64/64/32/64",
+            dict(zip(("theirs", "ours"), runs, strict=True)),
+        )
 
 
 def agree(runs: dict[str, Run]) -> bool:
     """Whether both have the same results, to what float32 can tell."""
-    found, expected = ([*map(first, run())] for run in (runs["fastrnn.torch"], runs["torch"]))
+    for _ in range(2):  # the second time after a step of training, where that is one
+        found, expected = ([*map(first, run())] for run in (runs["ours"], runs["theirs"]))
     for a, b in zip(found, expected, strict=True):
         if not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * b.abs().max().item()):
             return False
@@ -120,8 +148,8 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
     fastrnn.set_num_threads(THREADS)
-    table = Table("whole call", "torch µs", "fastrnn.torch µs", "bare µs", "ratio (quartiles)")
-    for title, runs in rows():
+    table = Table("whole call", "theirs µs", "ours µs", "bare µs", "ratio (quartiles)")
+    for title, runs in chain(rows(), keras_rows()):
         if options.only not in title:
             continue
         with torch.set_grad_enabled("inference" not in title):
@@ -131,7 +159,7 @@ def main() -> None:
             plan = Plan(THREADS, options.rounds, seconds=60)
             seconds = interleave(runs, plan, lambda words: None)
         times = {name: np.array(s) for name, s in seconds.items()}
-        low, middle, high = np.quantile(times["torch"] / times["fastrnn.torch"], [0.25, 0.5, 0.75])
+        low, middle, high = np.quantile(times["theirs"] / times["ours"], [0.25, 0.5, 0.75])
         medians = [f"{1e6 * np.median(s):.1f}" for s in times.values()]
         table.add_row(
             title, *medians, *[""] * (3 - len(medians)), f"{middle:.2f} ({low:.2f}-{high:.2f})"

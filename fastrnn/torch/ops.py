@@ -30,7 +30,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active  # as torch's own Function.apply asks
 from torch.autograd.function import once_differentiable
+from torch.compiler import is_compiling
 
 from .. import validation
 from ..cells import CELLS
@@ -60,7 +62,7 @@ def layer(
     sequence = (lengths, reset, cell, encode(cell, values), directions)
     tensors = (x, *states, *weights)
     if is_watched() or any(type(t) not in PLAIN or t.is_meta for t in tensors):
-        if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        if is_compiling() or not _are_functorch_transforms_active():
             return layer_op(x, list(states), list(weights), *sequence)
         kind: Any = _Transformed
     else:
@@ -70,8 +72,7 @@ def layer(
 
 def is_watched() -> bool:
     """Say whether torch traces or transforms what is computed now."""
-    # The second is what torch's own Function.apply asks.
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return is_compiling() or _are_functorch_transforms_active()
 
 
 class _Layer(torch.autograd.Function):
