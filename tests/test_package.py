@@ -25,7 +25,17 @@ def test_import_loads_no_extra() -> None:
     found = run_python("import fastrnn, sys; print(*sys.modules)").split()
     roots = {name.partition(".")[0] for name in found}
     assert "numpy" in roots
-    extras = {"numba", "llvmlite", "cffi", "matplotlib", "rich", "safetensors", "torch", "onnx"}
+    extras = {
+        "numba",
+        "llvmlite",
+        "cffi",
+        "matplotlib",
+        "rich",
+        "safetensors",
+        "torch",
+        "onnx",
+        "h5py",
+    }
     assert not roots & extras
     assert not {"fastrnn.cli", "fastrnn.numba_backend", "fastrnn.weights"} & set(found)
 
