@@ -635,6 +635,11 @@ def test_texts_that_do_not_add_up(tmp_path: Path) -> None:
         start = time.perf_counter()
         no_weights_run(path, "expected")
         assert time.perf_counter() - start < 1
+    # A text that would go on into what lies behind it.
+    length = int.from_bytes(data[reference : reference + 4], "little")
+    data[reference : reference + 4] = (length + 40).to_bytes(4, "little")
+    path.write_bytes(data)
+    no_weights_run(path, f"expected text of at most {length} bytes, got {length + 40}")
 
 
 def test_texts_that_repeat_a_long_one(tmp_path: Path) -> None:
