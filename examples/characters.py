@@ -48,13 +48,8 @@ class Writer:
         self.characters = {index: character for character, index in vocabulary.items()}
         self.lstms = [layer.build() for layer in weights.load(path).values()]
         arrays = weights.arrays(path)
-        table = arrays["embedding/embedding/embeddings:0"]
-        self.embedding = fastrnn.Embedding(*table.shape)
-        self.embedding.load_parameters({"weight": table})
+        self.embedding, self.head = harness.ends(arrays, ":0")
         self.attention = arrays["attention/attention/attention_W:0"][:, 0]
-        kernel, bias = arrays["output/output/kernel:0"], arrays["output/output/bias:0"]
-        self.head = fastrnn.Linear(*kernel.shape)
-        self.head.load_parameters({"weight": kernel.T, "bias": bias})
 
     def __call__(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
         """Return the probabilities of the next character after each text (B, 465)."""

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-import fastrnn
 import fetch
 import harness
 from fastrnn import weights
@@ -49,12 +48,7 @@ class Reactions:
         (layer,) = weights.load(path, options={"gate_activation": "hard_sigmoid"}).values()
         self.gru = layer.build()
         arrays = weights.arrays(path)
-        table = arrays["embedding/embedding/embeddings"]
-        self.embedding = fastrnn.Embedding(*table.shape)
-        self.embedding.load_parameters({"weight": table})
-        kernel, bias = arrays["output/output/kernel"], arrays["output/output/bias"]
-        self.head = fastrnn.Linear(*kernel.shape)
-        self.head.load_parameters({"weight": kernel.T, "bias": bias})
+        self.embedding, self.head = harness.ends(arrays, "")
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return the shares of the reactions to each text (B, 5)."""

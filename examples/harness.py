@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,17 @@ def main(example: Callable[[bool, int], Outcome], about: str) -> None:
         f"{time.perf_counter() - start:.0f} s"
     )
     sys.exit(not found.right)
+
+
+def ends(arrays: Mapping[str, np.ndarray], mark: str) -> tuple[fastrnn.Embedding, fastrnn.Linear]:
+    """Return the embedding and the dense head of a Keras file, whose names end with a mark."""
+    table = arrays[f"embedding/embedding/embeddings{mark}"]
+    embedding = fastrnn.Embedding(*table.shape)
+    embedding.load_parameters({"weight": table})
+    kernel, bias = (arrays[f"output/output/{name}{mark}"] for name in ("kernel", "bias"))
+    head = fastrnn.Linear(*kernel.shape)
+    head.load_parameters({"weight": kernel.T, "bias": bias})
+    return embedding, head
 
 
 @dataclass(frozen=True)

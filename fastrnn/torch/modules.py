@@ -277,19 +277,20 @@ class _Cell(_Recurrent):
                 step = self._find_step()
             if step and (found := step(input, hx, parameters)) is not None:
                 return found
-        names = NAMES if self.bias else NAMES[:2]
         state = self._state(hx)
         self._check(input, state)
-        given = self._weights(names)
+        given = self._weights(self._names())
         x, state, weights = _as_computed(input, state, given)
         x, *state = [t[None] if input.ndim > 1 else t[None, None] for t in (x, *state)]
         _, *new = ops.layer(x, state, weights, None, None, self.cell.name, self._values(), 1)
         new = [(s[0] if input.ndim > 1 else s[0, 0]).to(given[0].dtype) for s in new]
         return new[0] if len(new) == 1 else tuple(new)
 
+    def _names(self: Any) -> list[str]:
+        return NAMES if self.bias else NAMES[:2]
+
     def _find_step(self: Any) -> Step | None:
-        names = NAMES if self.bias else NAMES[:2]
-        weights = {name: self._parameters.get(name) for name in names}
+        weights = {name: self._parameters.get(name) for name in self._names()}
         step = Step.find(self.cell.name, self._values(), weights)
         self.__dict__[STEP] = step
         return step

@@ -91,8 +91,8 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         run = (tensors[0], tensors[1 : n + 1], tensors[n + 1 :], lengths, reset)
         if not any(ctx.needs_input_grad):
-            return tuple(_infer(*run, cell, options, directions))
-        output, state, ctx.pullback, _ = _trace(*run, cell, options, directions)
+            return tuple(_tensors(*_run(Stack.infer, *run, cell, options, directions)))
+        output, state, ctx.pullback, _ = _run(Stack.trace, *run, cell, options, directions)
         results = _tensors(output, state)
         # Saved, although the pullback has all of them, so that torch notices changes in place.
         ctx.save_for_backward(results[0], *tensors)
@@ -107,7 +107,8 @@ class _Layer(torch.autograd.Function):
         n = ctx.states
         pullback, ctx.pullback = ctx.pullback, None
         if pullback is None:  # a second time, with retain_graph: it has overwritten its records
-            pullback = _trace(tensors[0], tensors[1 : n + 1], tensors[n + 1 :], *ctx.run).pullback
+            run = (tensors[0], tensors[1 : n + 1], tensors[n + 1 :], *ctx.run)
+            pullback = _run(Stack.trace, *run).pullback
         return (None,) * 6 + tuple(_gradients(pullback, n > 0, d[0], d[1:]))
 
 
@@ -123,7 +124,8 @@ def layer_op(
     directions: int,
 ) -> list[Tensor]:
     """Run a layer, recording nothing."""
-    return _infer(x, states, weights, lengths, reset, cell, options, directions)
+    run = (x, states, weights, lengths, reset, cell, options, directions)
+    return _tensors(*_run(Stack.infer, *run))
 
 
 @torch.library.custom_op("fastrnn::layer_backward", mutates_args=())
@@ -140,8 +142,8 @@ def layer_backward_op(
     directions: int,
 ) -> list[Tensor]:
     """Return the gradients of x, states and weights."""
-    trace = _trace(x, states, weights, lengths, reset, cell, options, directions)
-    return _gradients(trace.pullback, bool(states), d_output, d_states)
+    run = (x, states, weights, lengths, reset, cell, options, directions)
+    return _gradients(_run(Stack.trace, *run).pullback, bool(states), d_output, d_states)
 
 
 @layer_op.register_fake
@@ -305,22 +307,8 @@ def _arguments(
     )
 
 
-def _infer(
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    cell: str,
-    options: str,
-    directions: int,
-) -> Tensors:
-    stack = _stack(weights, cell, options, directions)
-    with at_most(torch.get_num_threads()):
-        return _tensors(*stack.infer(*_arguments(x, states, lengths, reset)))
-
-
-def _trace(
+def _run(
+    way: Callable[..., Any],
     x: Tensor,
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
@@ -330,9 +318,10 @@ def _trace(
     options: str,
     directions: int,
 ) -> Any:
+    """Return what `Stack.infer` or `Stack.trace` makes of the tensors' numbers."""
     stack = _stack(weights, cell, options, directions)
     with at_most(torch.get_num_threads()):
-        return stack.trace(*_arguments(x, states, lengths, reset))
+        return way(stack, *_arguments(x, states, lengths, reset))
 
 
 def _gradients(pullback: Any, given: bool, d_output: Tensor, d_states: Sequence[Tensor]) -> Tensors:

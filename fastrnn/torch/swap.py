@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from . import modules
+from .direct import TYPES
 from .modules import STEP, WIDER
 
 OURS: dict[type, type] = {
@@ -15,7 +16,6 @@ OURS: dict[type, type] = {
     for name in ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 }
 THEIRS = {ours: theirs for theirs, ours in OURS.items()}
-TYPES = (torch.float32, torch.float64, *WIDER)
 
 
 @dataclass
@@ -104,6 +104,6 @@ def _unfit(module: nn.Module) -> str | None:
     for name, parameter in module.named_parameters():
         if parameter.device.type not in ("cpu", "meta"):
             return f"{name} is on {parameter.device}, and fastrnn computes on the CPU"
-        if parameter.dtype not in TYPES:
+        if parameter.dtype not in (*TYPES, *WIDER):
             return f"{name} is {parameter.dtype}"
     return None
