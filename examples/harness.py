@@ -1,18 +1,26 @@
-"""What all examples share: their arguments, their last words, and how they take times."""
+"""What all examples share: arguments, progress, pictures, last words, and how they take times."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 import fastrnn
+from fastrnn import console
 from fastrnn.bench.measure import Plan, interleave
 from fetch import FetchError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,7 @@ class Outcome:
     line: str  # the result, and what it was compared with
     right: bool  # whether the comparison came out as it should
     table: Sequence[tuple[str, ...]] = ()  # more, one tuple a row, the first one its head
+    picture: Figure | None = None  # what one would rather see
 
 
 def main(example: Callable[[bool, int], Outcome], about: str) -> None:
@@ -29,17 +38,31 @@ def main(example: Callable[[bool, int], Outcome], about: str) -> None:
     parser = argparse.ArgumentParser(description=about.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="less of everything, a few seconds")
     parser.add_argument("--seed", type=int, default=0, help="what is drawn at random (default: 0)")
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        default=Path(f"{Path(sys.argv[0]).stem}.png"),
+        metavar="FILE",
+        help="where to draw the result (default: %(default)s in the current folder)",
+    )
     options = parser.parse_args()
     start = time.perf_counter()
     try:
+        console.check_writable("--picture", options.picture)
         found = example(options.quick, options.seed)
-    except FetchError as error:
+        if found.picture is not None:
+            found.picture.savefig(options.picture, dpi=100)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (FetchError, ValueError, OSError) as error:
         sys.exit(str(error))
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is not installed: pip install 'fastrnn[examples]'")
     widths = [max(map(len, column)) for column in zip(*found.table, strict=True)]
     for row in found.table:
         print("  ".join(f"{word:<{n}}" for word, n in zip(row, widths, strict=True)).rstrip())
+    if found.picture is not None:
+        print(f"drawn: {options.picture}")
     info = fastrnn.info()
     isa = f" {info['isa']}" if info["backend"] == "c" else ""
     print(f"{'right' if found.right else 'WRONG'}: {found.line}")
@@ -48,6 +71,28 @@ def main(example: Callable[[bool, int], Outcome], about: str) -> None:
         f"{time.perf_counter() - start:.0f} s"
     )
     sys.exit(not found.right)
+
+
+def batches(
+    rows: int, size: int, epochs: int, generator: np.random.Generator, label: str
+) -> Iterator[np.ndarray]:
+    """Yield the indices of one batch after the other, drawn anew each epoch, behind a bar."""
+    each = -(-rows // size)
+    order = (part for _ in range(epochs) for part in _cut(generator.permutation(rows), size))
+    yield from progress(order, each * epochs, label)
+
+
+def _cut(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def progress(items: Iterable[T], count: int, label: str) -> Iterator[T]:
+    """Yield the items, and show how many of `count` are done."""
+    with console.display() as show:
+        for done, item in enumerate(items):
+            show(done / count, label)
+            yield item
+        show(1.0, label)
 
 
 def ends(arrays: Mapping[str, np.ndarray], mark: str) -> tuple[fastrnn.Embedding, fastrnn.Linear]:

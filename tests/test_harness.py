@@ -3,6 +3,7 @@
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import fastrnn
@@ -61,3 +62,31 @@ def test_times_are_compared_on_as_many_threads_as_wanted():
     assert 2 < ratio.lower <= ratio.median <= ratio.upper < 6
     assert ratio.ours < ratio.theirs
     assert str(ratio) == f"{ratio.median:.1f} ({ratio.lower:.1f} to {ratio.upper:.1f})"
+
+
+def test_a_picture_goes_where_it_is_wanted(monkeypatch, capsys, tmp_path):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+
+    def example(quick, seed):
+        return harness.Outcome("drawn", True, picture=figure)
+
+    path = tmp_path / "a b.png"
+    assert run(monkeypatch, example, "--picture", str(path)) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert f"drawn: {path}\n" in capsys.readouterr().out
+    nowhere = tmp_path / "nowhere" / "a.png"
+    assert run(monkeypatch, example, "--picture", str(nowhere)).startswith("--picture: expected ")
+
+
+def test_batches_take_every_row_once_an_epoch(capsys):
+    def parts():
+        generator = np.random.default_rng(3)
+        return list(harness.batches(7, 3, 2, generator, "training"))
+
+    found = parts()
+    assert [len(part) for part in found] == [3, 3, 1] * 2
+    first, second = np.concatenate(found[:3]), np.concatenate(found[3:])
+    assert sorted(first) == sorted(second) == list(range(7))
+    assert first.tolist() != second.tolist()
+    assert all(map(np.array_equal, found, parts()))
+    assert "100%  training\n" in capsys.readouterr().err
