@@ -148,7 +148,7 @@ class Stack:
             T, B, _ = found.shape
             lengths = validation.lengths(lengths, T, B, batched=batched)
             if not getattr(kernels, "SKIPS_PADDING", False):
-                found = _without_padding(found, lengths)
+                found = workspace.without_padding(found, lengths)
         states = self._states_in("state", state, found, batched, self.state_names)
         reset_states: list[State] = [()] * len(states)
         if mask is not None:
@@ -394,9 +394,3 @@ def _joined(step: Step) -> Array:
 
 def _side_by_side(arrays: list[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=2)
-
-
-def _without_padding(x: Array, lengths: Array) -> Array:
-    """Return x (T, B, ·) with zeros where t >= lengths[b], for backends that read padding."""
-    valid = np.arange(len(x))[:, None] < lengths
-    return x if valid.all() else np.where(valid[..., None], x, x.dtype.type(0))

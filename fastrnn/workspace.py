@@ -6,10 +6,10 @@ and G (gates). All arrays are native, aligned and C-contiguous and share one dty
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,7 +160,7 @@ BLOCKS = _Blocks()
 
 def size_in_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     """Return the size of an array; `MemoryError` if it cannot be addressed."""
-    size = math.prod(shape) * dtype.itemsize
+    size = prod(shape) * dtype.itemsize
     if size > sys.maxsize:
         raise MemoryError(f"an array of shape {shape} and type {dtype} is too large to address")
     return size
@@ -168,7 +168,7 @@ def size_in_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Allocate an array that a kernel will fill; `MemoryError` if its size cannot be addressed."""
-    size = math.prod(shape) * dtype.itemsize
+    size = prod(shape) * dtype.itemsize
     if size < SMALLEST:
         return np.empty(shape, dtype)
     size_in_bytes(shape, dtype)
@@ -211,3 +211,9 @@ def backward(call: Call) -> Backward:
         state=_like(call.state),
         reset_state=() if call.reset is None else _like(call.state),
     )
+
+
+def without_padding(x: Array, lengths: Array) -> Array:
+    """Return x (T, B, ·) with zeros where t >= lengths[b], for backends that read padding."""
+    valid = np.arange(len(x))[:, None] < lengths
+    return x if valid.all() else np.where(valid[..., None], x, x.dtype.type(0))

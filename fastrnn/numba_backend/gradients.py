@@ -18,7 +18,7 @@ from . import sequence
 from ._jit import jit
 from .float_state import restore_float_state, set_float_state
 from .pool import parallel
-from .product import PANEL_BYTES, ROWS, located, product, writable
+from .product import PANEL_BYTES, ROWS, constant, located, product, writable
 from .sequence import BLOCK, Plan, copy
 
 SHORT_ROW = 512  # bytes: a block of rows of this length fits into the L1 cache
@@ -48,7 +48,7 @@ def weight_gradient(
 ) -> WeightGradient:
     """Describe a gradient; `d` is a flat array, the first column's place, and a row's length."""
     M, N = out.shape
-    sums = empty((0,), out.dtype) if bias is None else bias
+    sums = constant(0, 0, out.dtype) if bias is None else bias
     return WeightGradient(*d, reused, writable(operand).reshape(-1), out, sums, M, N)
 
 
@@ -158,7 +158,7 @@ def run(ws: Any, gradients: tuple[WeightGradient, ...], call: Call, cut: Plan) -
     T, dtype = len(call.x), call.x.dtype
     width = len(call.weights.ih) + 16  # the longest row that is copied of each factor
     longest = max(call.x.shape[2], call.hidden_size) + PANEL_BYTES // dtype.itemsize
-    numbers = sequence.constant(1, 1, dtype), ws.frame.zeros
+    numbers = constant(1, 1, dtype), ws.frame.zeros
     sizes = (BLOCK * (width + longest),), dtype
     for first in range(0, T, cut.chunk):
         last = min(T, first + cut.chunk)

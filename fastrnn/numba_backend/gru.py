@@ -11,7 +11,7 @@ from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
 from .activations import GATES, Gate
-from .product import Packed, packed, packed_pair, product, writable
+from .product import Packed, constant, packed, packed_pair, product, writable
 from .sequence import BackwardFrame, ForwardFrame, input_share
 from .vectors import Lanes, Vec, pointwise
 
@@ -69,21 +69,23 @@ def update_before(L: Lanes, z: Vec, n: Vec, hn: Vec, h: Vec) -> tuple[Vec, ...]:
     return n, _update(L, z, n, h)
 
 
-@pointwise("r z n hn h d_h", "r z n hn d_consumed", GATES)
+@pointwise("r z n hn h d_h d_y", "r z n hn d_consumed", GATES)
 def gates_after_backward(
-    L: Lanes, gate: Gate, r: Vec, z: Vec, n: Vec, hn: Vec, h: Vec, d_h: Vec
+    L: Lanes, gate: Gate, r: Vec, z: Vec, n: Vec, hn: Vec, h: Vec, d_h: Vec, d_y: Vec
 ) -> tuple[Vec, ...]:
     """One row backward, reset after the product: gates and hn become their gradients."""
+    d_h = d_h + d_y
     d_n = d_h * (1.0 - z) * (1.0 - n * n)
     d_z = gate.gradient(L, d_h * (h - n), z)
     return gate.gradient(L, d_n * hn, r), d_z, d_n, d_n * r, d_h * z
 
 
-@pointwise("z n h d_h", "z n d_consumed", GATES)
+@pointwise("z n h d_h d_y", "z n d_consumed", GATES)
 def update_before_backward(
-    L: Lanes, gate: Gate, z: Vec, n: Vec, h: Vec, d_h: Vec
+    L: Lanes, gate: Gate, z: Vec, n: Vec, h: Vec, d_h: Vec, d_y: Vec
 ) -> tuple[Vec, ...]:
     """One row backward, reset before the product: what came after it."""
+    d_h = d_h + d_y
     d_z = gate.gradient(L, d_h * (h - n), z)
     return d_z, d_h * (1.0 - z) * (1.0 - n * n), d_h * z
 
@@ -132,16 +134,16 @@ def gru_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
     start, hidden = t * f.B * 3 * H, t * f.B * H
     out = (d_consumed, b * H, H)
     if ws.reset_after:
-        arrays = (g, g, g, ws.hidden_n, ws.h, d_h, d_consumed)
+        arrays = (g, g, g, ws.hidden_n, ws.h, d_h, f.d_output, d_consumed)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
-            gates_after_backward(arrays, (q, q + H, q + 2 * H, s, s, r, r), H, ws.hard)
+            gates_after_backward(arrays, (q, q + H, q + 2 * H, s, s, r, s, r), H, ws.hard)
         product(out, (ws.hidden_n, hidden + b * H, H, 1), ws.w_n, out, rows, H, H)
     else:
-        update = (g, g, ws.h, d_h, d_consumed)
+        update = (g, g, ws.h, d_h, f.d_output, d_consumed)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
-            update_before_backward(update, (q + H, q + 2 * H, s, r, r), H, ws.hard)
+            update_before_backward(update, (q + H, q + 2 * H, s, r, s, r), H, ws.hard)
         d_rh = (ws.d_rh, b * H, H)
         product((f.zeros, 0, 0), (g, d_a + 2 * H, 3 * H, 1), ws.w_n, d_rh, rows, H, H)
         for row in range(b, b + rows):
@@ -160,7 +162,7 @@ def forward(call: Call, ws: Forward) -> None:
     w, H, dtype, record = call.weights, call.hidden_size, call.x.dtype, bool(ws.records)
     gates = ws.records["gates"] if record else empty((T, B, 3, H), dtype)
     w_ih, w_rz, bias = sequence.prepared(call, w.hh[: 2 * H])
-    b_hn = sequence.constant(0, H, dtype)
+    b_hn = constant(0, H, dtype)
     if w.b_ih is not None and w.b_hh is not None:  # those of n stay apart: r comes in between
         bias[2 * H :] = w.b_ih[2 * H :]
         b_hn = w.b_hh[2 * H :]

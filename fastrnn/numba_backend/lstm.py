@@ -12,8 +12,8 @@ from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
 from .activations import GATES, Gate
 from .gradients import WeightGradient
-from .product import Packed, packed, packed_pair, product, product_of_two, writable
-from .sequence import BackwardFrame, ForwardFrame, copy
+from .product import Packed, constant, packed, packed_pair, product, product_of_two, writable
+from .sequence import BackwardFrame, ForwardFrame, accumulate, copy
 from .vectors import Lanes, Vec, pointwise
 
 
@@ -95,6 +95,7 @@ def lstm_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
     f = ws.frame
     R, H = f.widths
     g = f.d_a
+    accumulate((f.d_output, f.d_new[0]), ((t * f.B + b) * R, b * R), rows * R)
     if ws.projects:
         copy((f.d_new[0], ws.d_projected), (b * R, (t * f.B + b) * R), rows * R)
         out = (ws.d_hidden, b * H, H)
@@ -124,7 +125,7 @@ def forward(call: Call, ws: Forward) -> None:
         projects=hr is not None,
         hard=call.options["gate_activation"] == "hard_sigmoid",
         hidden=frame.h_out if hr is None else empty((1, B, H), dtype),
-        zeros=sequence.constant(0, 0 if hr is None else len(hr), dtype),
+        zeros=constant(0, 0 if hr is None else len(hr), dtype),
         w_hh=w_hh,
         w_hr=w_hh if hr is None else packed(hr, transpose=True),
     )

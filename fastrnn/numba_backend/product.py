@@ -10,8 +10,10 @@ made up to 1.8 of the speed with row-major ones, alignment to 64 bytes up to 1.3
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -280,12 +282,21 @@ def packed_pair(
     K, J = w.shape[transpose], u.shape[transpose]
     out = empty((w.size + u.size + (K + J + 1) * panel,), w.dtype)
     if biases is None:
-        a = b = total = empty((0,), w.dtype)
+        a = b = total = constant(0, 0, w.dtype)
     else:
         a, b = writable(biases[0]), writable(biases[1])
         total = empty(a.shape, w.dtype)
     start, middle = _pack_two(writable(w), writable(u), transpose, out, a, b, total)
     return (out, start, panel, K * panel), (out, middle, panel, J * panel), total
+
+
+@lru_cache(maxsize=64)
+def constant(value: float, size: int, dtype: np.dtype[Any]) -> Array:
+    """Return an array of one number, which kernels read and nobody writes to.
+
+    It is not marked as read-only, since Numba would compile anew for that.
+    """
+    return np.full(size, value, dtype)
 
 
 def writable(array: Array) -> Array:

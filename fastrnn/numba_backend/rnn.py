@@ -42,16 +42,16 @@ def relu_forward(L: Lanes, a: Vec) -> Vec:
     return activations.relu(L, a)
 
 
-@pointwise("h d_h", "d_a")
-def tanh_backward(L: Lanes, h: Vec, d_h: Vec) -> Vec:
+@pointwise("h d_h d_y", "d_a")
+def tanh_backward(L: Lanes, h: Vec, d_h: Vec, d_y: Vec) -> Vec:
     """Elements backward."""
-    return d_h * (1.0 - h * h)
+    return (d_h + d_y) * (1.0 - h * h)
 
 
-@pointwise("h d_h", "d_a")
-def relu_backward(L: Lanes, h: Vec, d_h: Vec) -> Vec:
+@pointwise("h d_h d_y", "d_a")
+def relu_backward(L: Lanes, h: Vec, d_h: Vec, d_y: Vec) -> Vec:
     """Elements backward; the slope at 0 is 0."""
-    return L.positive(h, d_h, 0.0)
+    return L.positive(h, d_h + d_y, 0.0)
 
 
 def rnn_step(ws: Any, t: Any, b: Any, rows: Any, h: Any, fresh: Any) -> Any:
@@ -75,11 +75,12 @@ def rnn_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
     """One step backward."""
     f = ws.frame
     H = f.widths[0]
-    places = ((t * f.B + b) * H, b * H, d_a)
+    row = (t * f.B + b) * H
+    arrays, places = (ws.output, f.d_new[0], f.d_output, f.d_a), (row, b * H, row, d_a)
     if ws.relu:
-        relu_backward((ws.output, f.d_new[0], f.d_a), places, rows * H)
+        relu_backward(arrays, places, rows * H)
     else:
-        tanh_backward((ws.output, f.d_new[0], f.d_a), places, rows * H)
+        tanh_backward(arrays, places, rows * H)
     out = (f.d_consumed[0], b * H, H)
     product((f.zeros, 0, 0), (f.d_a, d_a, H, 1), ws.w_hh, out, rows, H, H)
 

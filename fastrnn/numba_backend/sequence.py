@@ -15,11 +15,11 @@ from numba.extending import overload
 
 from ..threads import num_threads
 from ..validation import Array
-from ..workspace import Backward, Call, Forward, State, empty
+from ..workspace import Backward, Call, Forward, State, empty, without_padding
 from ._jit import OPTIONS, jit
 from .float_state import restore_float_state, set_float_state
 from .pool import parallel, ranges
-from .product import ROWS, Packed, packed_pair, product, writable
+from .product import ROWS, Packed, constant, packed_pair, product, writable
 from .vectors import Lanes, Vec, pointwise
 
 BLOCK = 256  # rows that a gradient sums up at once
@@ -66,10 +66,10 @@ class BackwardFrame(NamedTuple):
     reset: Array
     d_reset_states: State  # (B, width): sums
     d_states: State  # (B, width): the running gradient, at the end that of the initial state
-    d_new: State  # (B, width): gradient of what a step made
+    d_new: State  # (B, width): gradient of what a step made, without the output's share
     d_consumed: State  # (B, width): gradient of what it was made of
     in_place: bool  # whether the last three are the same memory: no padding, no resets
-    d_output: Array  # (T, B, R)
+    d_output: Array  # (T, B, R): zero for steps that were not taken
     d_a: Array  # gradient of the pre-activations, (T, B, G*H), or (fewer, B, G*H) if `reused`
     reused: bool  # whether d_a holds one run of the loop only, from its first t on
     w_ih: Packed  # (G*H, I), from pre-activations to input
@@ -86,7 +86,11 @@ def step(ws: Any, t: int, b: int, rows: int, h: int, fresh: bool) -> None:
 
 
 def step_backward(ws: Any, t: int, b: int, rows: int, d_a: int) -> None:
-    """Make `frame.d_consumed` and `frame.d_a` (from its element `d_a` on) of `frame.d_new`."""
+    """Make `frame.d_consumed` and `frame.d_a` (from its element `d_a` on).
+
+    They are made of the gradient of the new states: `frame.d_new`, and of the hidden one, besides,
+    `frame.d_output` at t, which the cell adds where it reads them anyway.
+    """
 
 
 def steps_of(cell: type, stub: Any, implementation: Any) -> None:
@@ -107,12 +111,6 @@ def copy(L: Lanes, a: Vec) -> Vec:
 @pointwise("a b", "b")
 def accumulate(L: Lanes, a: Vec, b: Vec) -> Vec:
     """Add a to b."""
-    return a + b
-
-
-@pointwise("a b", "c")
-def add(L: Lanes, a: Vec, b: Vec) -> Vec:
-    """Write the sum of a and b to c."""
     return a + b
 
 
@@ -200,19 +198,13 @@ def steps_backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
             n = f.widths[k]
             if not f.padded:
                 start, size = b0 * n, rows * n
-                if k == 0:
-                    where = (start, t * f.B * n + start, start)
-                    add((f.d_states[k], f.d_output, f.d_new[k]), where, size)
-                elif not f.in_place:
+                if not f.in_place:
                     copy((f.d_states[k], f.d_new[k]), (start, start), size)
                 continue
             for b in range(b0, b1):
                 row = b * n
                 if t >= f.lengths[b]:  # a step that was not taken: zero in, zero out
                     clear((f.d_new[k],), (row,), n)
-                elif k == 0:
-                    where = (row, t * f.B * n + row, row)
-                    add((f.d_states[k], f.d_output, f.d_new[k]), where, n)
                 else:
                     copy((f.d_states[k], f.d_new[k]), (row, row), n)
         step_backward(ws, t, b0, rows, d_a)
@@ -280,6 +272,8 @@ def backward_frame(
         array[...] = 0
     states = ws.state
     in_place = call.lengths is None and call.reset is None
+    if call.lengths is not None:
+        d_output = without_padding(d_output, call.lengths)
     return BackwardFrame(
         *_common(call),
         d_reset_states=ws.reset_state or states,  # without resets nothing reads them
@@ -333,15 +327,6 @@ def run_forward(ws: Any, call: Call) -> None:
     cut, T = plan(call), len(call.x)
     for first in range(0, T, cut.chunk):
         parallel(partial(forward, ws, first, min(T, first + cut.chunk)), cut.rows)
-
-
-@lru_cache(maxsize=64)
-def constant(value: float, size: int, dtype: np.dtype[Any]) -> Array:
-    """Return an array of one number, which kernels read and nobody writes to.
-
-    It is not marked as read-only, since Numba would compile anew for that.
-    """
-    return np.full(size, value, dtype)
 
 
 def prepared(call: Call, hh: Array) -> tuple[Packed, Packed, Array]:
