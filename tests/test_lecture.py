@@ -99,7 +99,7 @@ def test_its_gradient_is_that_of_the_loops(rng, backend):
         "c": rng.normal(size=K),
     }
 
-    def E():
+    def error():
         return sum(
             -log(y[targets[t, row]])
             for row in range(B)
@@ -108,7 +108,7 @@ def test_its_gradient_is_that_of_the_loops(rng, backend):
 
     tape = rnn_with_head(**given, backend=backend).record(x)
     loss, d_o = fastrnn.softmax_cross_entropy(tape.output, targets, reduction="sum")
-    assert loss == pytest.approx(E(), rel=1e-12)
+    assert loss == pytest.approx(error(), rel=1e-12)
     gradients = tape.backward(d_o).parameters
     names = {
         "U": "0.weight_ih_l0",
@@ -121,9 +121,9 @@ def test_its_gradient_is_that_of_the_loops(rng, backend):
         for place in np.ndindex(given[letter].shape):
             kept, step = given[letter][place], 1e-5
             given[letter][place] = kept + step
-            above = E()
+            above = error()
             given[letter][place] = kept - step
-            below = E()
+            below = error()
             given[letter][place] = kept
             expected = (above - below) / (2 * step)
             assert gradients[name][place] == pytest.approx(expected, rel=1e-6, abs=1e-8), letter
