@@ -75,7 +75,7 @@ void fastrnn_set_isa(int isa)
     chosen = isa;
 }
 
-static const kernels *kernels_for(int real_bytes)
+const kernels *fastrnn_kernels(int real_bytes)
 {
     int isa = fastrnn_isa();
     return real_bytes == 4 ? ISAS[isa].f32 : ISAS[isa].f64;
@@ -83,34 +83,34 @@ static const kernels *kernels_for(int real_bytes)
 
 int64_t fastrnn_scratch(const fastrnn_pass *pass, int backward)
 {
-    return kernels_for(pass->real_bytes)->scratch(pass, backward);
+    return fastrnn_kernels(pass->real_bytes)->scratch(pass, backward);
 }
 
 int fastrnn_forward(fastrnn_pass *pass)
 {
-    kernels_for(pass->real_bytes)->forward(pass);
+    fastrnn_kernels(pass->real_bytes)->forward(pass);
     return pass->done < pass->T;
 }
 
 int fastrnn_backward(fastrnn_backward_pass *pass)
 {
-    kernels_for(pass->forward.real_bytes)->backward(pass);
+    fastrnn_kernels(pass->forward.real_bytes)->backward(pass);
     return pass->forward.done < pass->forward.T;
 }
 
 void fastrnn_activation(int which, int real_bytes, const void *x, void *y, int64_t n)
 {
-    kernels_for(real_bytes)->activation(which, x, y, n);
+    fastrnn_kernels(real_bytes)->activation(which, x, y, n);
 }
 
 double fastrnn_multiply_adds(int64_t rounds)
 {
-    return kernels_for(4)->multiply_adds(rounds);
+    return fastrnn_kernels(4)->multiply_adds(rounds);
 }
 
 double fastrnn_read(const void *data, int64_t size, int64_t rounds)
 {
-    return kernels_for(4)->read_only(data, size, rounds);
+    return fastrnn_kernels(4)->read_only(data, size, rounds);
 }
 
 void fastrnn_crowd(int allowed)

@@ -81,6 +81,47 @@ FASTRNN_API int fastrnn_step(const char *pass, int threads, int64_t B, uintptr_t
                              uintptr_t c0, uintptr_t h_n, uintptr_t c_n, uintptr_t gates,
                              uintptr_t hidden_n);
 
+/* Streams: a network that is run step by step, its weights packed once, its state kept. It is layers of
+ * one direction, of which only the sizes, cells and weights are read, and a head after the last one,
+ * activation(W h + b), if O is not 0. What it was made of may go away then. */
+enum {
+    FASTRNN_TO_ITSELF,
+    FASTRNN_TO_TANH,
+    FASTRNN_TO_SIGMOID,
+    FASTRNN_TO_RELU,
+    FASTRNN_TO_SOFTMAX
+};
+typedef struct {
+    int64_t B, O;               /* rows; numbers of the head, or 0: no head */
+    const fastrnn_pass *layers; /* each with I that the one before puts out */
+    const void *w_o, *b_o;      /* (O, R), (O,) or null */
+    int32_t count;              /* of layers, at least 1 */
+    int32_t activation;         /* one of the above, of the head or of the last layer's output */
+    int32_t real_bytes;
+} fastrnn_network;
+typedef struct fastrnn_stream fastrnn_stream;
+
+/* Make a stream, all states zero; return null if there is no memory. Another stream of the same network
+ * may share its weights. Streams are independent of each other; one must not be used by two threads at
+ * a time. */
+FASTRNN_API fastrnn_stream *fastrnn_stream_new(const fastrnn_network *network, fastrnn_stream *like);
+FASTRNN_API void fastrnn_stream_free(fastrnn_stream *stream);
+
+/* Take one step, or some: x (B, I) or (steps, B, I), y (B, O or R) or (steps, B, O or R), which must not
+ * overlap. They neither allocate nor lock nor call the system, and leave the floating-point state as it
+ * is: they may be called from a real-time thread. */
+FASTRNN_API void fastrnn_stream_step(fastrnn_stream *stream, const void *x, void *y);
+FASTRNN_API void fastrnn_stream_push(fastrnn_stream *stream, const void *x, void *y, int64_t steps);
+
+/* The same from Python objects (infer.c): a step if x is an array (B, I), and y one for its result, both
+ * plain and apart from each other; else return 0, and nothing was done. */
+FASTRNN_API int fastrnn_stream_arrays(fastrnn_stream *stream, uintptr_t x, uintptr_t y);
+
+/* Read or `set` the state of a layer, h (B, R) and, of an LSTM, c (B, H); null sets zeros. Make states
+ * zero: of the rows whose byte is not 0, or of all rows if `rows` is null. */
+FASTRNN_API void fastrnn_stream_state(fastrnn_stream *stream, int layer, void *h, void *c, int set);
+FASTRNN_API void fastrnn_stream_reset(fastrnn_stream *stream, const unsigned char *rows);
+
 /* End the threads; the next pass that wants some starts them anew. */
 FASTRNN_API void fastrnn_stop(void);
 

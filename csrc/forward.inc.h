@@ -1,11 +1,10 @@
 /* The loop forward. */
 
-/* Find the place of everything; return the bytes of scratch. */
-static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
+/* Say what is to be done, and find the place of the packed weights. */
+static void lay_out_weights(forward_job *j, fastrnn_pass *p, arena *a)
 {
     const int cell = p->cell, C = columns_of(cell);
     const int64_t B = p->B, I = p->I, H = p->H, R = recurrent_size(p);
-    arena a = arena_of(p);
     *j = (forward_job){.p = p,
                        .R = R,
                        .panels = ceil_div(H, vectors_of(cell) * VL),
@@ -23,19 +22,35 @@ static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
      * too, to read them less often, was 3 to 6 % slower at B = 32, H = 256 and 512. */
     if (!j->unpacked && (before || B < 2 * MOST_ROWS))
         j->ahead = min_of(p->T, max_of(1, 64 / B));
-    j->w_x = take(&a, j->unpacked ? 0 : j->panels * I * C * VL);
-    j->w_h = take(&a, j->unpacked ? 0 : j->panels * R * (before ? 2 : C) * VL);
-    j->w_2 = take(&a, before ? ceil_div(H, UNITS) * H * UNITS : ceil_div(p->P, UNITS) * H * UNITS);
-    j->bias = take(&a, j->panels * C * VL);
-    j->bias_n = take(&a, ceil_div(H, UNITS) * UNITS);
-    j->states[0] = take(&a, B * R);
-    j->states[1] = take(&a, B * R);
-    j->c = take(&a, cell == FASTRNN_LSTM ? B * H : 0);
-    j->pre = take(&a, j->ahead * B * j->panels * C * VL);
-    j->hidden = take(&a, before || p->P ? B * H : 0);
-    j->r = take(&a, before ? B * H : 0);
-    j->z = take(&a, before ? B * H : 0);
-    j->hidden_product = take(&a, before ? B * H : 0);
+    j->w_x = take(a, j->unpacked ? 0 : j->panels * I * C * VL);
+    j->w_h = take(a, j->unpacked ? 0 : j->panels * R * (before ? 2 : C) * VL);
+    j->w_2 = take(a, before ? ceil_div(H, UNITS) * H * UNITS : ceil_div(p->P, UNITS) * H * UNITS);
+    j->bias = take(a, j->panels * C * VL);
+    j->bias_n = take(a, ceil_div(H, UNITS) * UNITS);
+}
+
+/* Find the place of what a pass writes besides its results. */
+static void lay_out_states(forward_job *j, arena *a)
+{
+    const fastrnn_pass *p = j->p;
+    const int cell = p->cell, before = cell == FASTRNN_GRU_BEFORE;
+    const int64_t B = p->B, H = p->H;
+    j->states[0] = take(a, B * j->R);
+    j->states[1] = take(a, B * j->R);
+    j->c = take(a, cell == FASTRNN_LSTM ? B * H : 0);
+    j->pre = take(a, j->ahead * B * j->panels * columns_of(cell) * VL);
+    j->hidden = take(a, before || p->P ? B * H : 0);
+    j->r = take(a, before ? B * H : 0);
+    j->z = take(a, before ? B * H : 0);
+    j->hidden_product = take(a, before ? B * H : 0);
+}
+
+/* Find the place of everything; return the bytes of scratch. */
+static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
+{
+    arena a = arena_of(p);
+    lay_out_weights(j, p, &a);
+    lay_out_states(j, &a);
     return bytes_of(&a, p);
 }
 
@@ -53,8 +68,8 @@ INLINE void start_state(const fastrnn_pass *p, const void *given, const void *re
     }
 }
 
-/* Pack a part of the weights and, one member alone, start the running state. */
-static void prepare_forward(const forward_job *j, int member, int members)
+/* Pack a part of the weights. */
+static void pack_weights(const forward_job *j, int member, int members)
 {
     const fastrnn_pass *p = j->p;
     const int cell = p->cell, G = gates_of(cell), V = vectors_of(cell), C = G * V;
@@ -86,9 +101,18 @@ static void prepare_forward(const forward_job *j, int member, int members)
             store(j->bias + (q * C + i) * VL, b);
         }
     }
-    start_state(p, p->h0, p->reset_h, R, j->states[0]);
-    if (cell == FASTRNN_LSTM)
-        start_state(p, p->c0, p->reset_c, H, j->c);
+}
+
+/* Pack a part of the weights and, one member alone, start the running state. */
+static void prepare_forward(const forward_job *j, int member, int members)
+{
+    const fastrnn_pass *p = j->p;
+    pack_weights(j, member, members);
+    if (member)
+        return;
+    start_state(p, p->h0, p->reset_h, j->R, j->states[0]);
+    if (p->cell == FASTRNN_LSTM)
+        start_state(p, p->c0, p->reset_c, p->H, j->c);
 }
 
 /* Take R rows of the input's product, `row` being the first of all T * B, to row `at` of `pre`. */

@@ -141,3 +141,19 @@ int fastrnn_infer(int cell, int hard_gates, int form, int threads, uintptr_t x, 
     p->output = form == FASTRNN_CELL ? p->h_n : ((array *)output)->data; /* the same numbers */
     return run_at_once(&q, 0);
 }
+
+int fastrnn_stream_arrays(fastrnn_stream *stream, uintptr_t x, uintptr_t y)
+{
+    int64_t B, I, O;
+    const int real_bytes = fastrnn_stream_sizes(stream, &B, &I, &O);
+    const uintptr_t dtype = real_bytes == 4 ? known.float32 : known.float64;
+    if (!known.array_type)
+        return 0;
+    const char *in = plain(x, dtype, 0, B, I);
+    char *out = plain(y, dtype, 0, B, O);
+    if (!in || !out || !(((const array *)y)->flags & WRITEABLE) ||
+        (in < out + B * O * real_bytes && out < in + B * I * real_bytes))
+        return 0;
+    fastrnn_stream_step(stream, in, out);
+    return 1;
+}

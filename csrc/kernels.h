@@ -38,9 +38,19 @@ typedef struct {
     void (*forward)(fastrnn_pass *pass);
     void (*backward)(fastrnn_backward_pass *pass);
     void (*activation)(int which, const void *x, void *y, int64_t n);
+    void (*stream_bytes)(const fastrnn_network *network, int64_t *weights, int64_t *state);
+    void (*stream_start)(const fastrnn_network *network, void *weights, void *state, int pack);
+    void (*stream_run)(void *state, const void *x, void *y, int64_t steps);
+    void (*stream_state)(void *state, int layer, void **h, void **c);
     double (*multiply_adds)(int64_t rounds);
     double (*read_only)(const void *data, int64_t size, int64_t rounds);
 } kernels;
+
+/* Those that compute, for numbers of 4 or 8 bytes (dispatch.c). */
+const kernels *fastrnn_kernels(int real_bytes);
+
+/* The sizes of a stream; returns the bytes of a number (stream.c). */
+int fastrnn_stream_sizes(const fastrnn_stream *stream, int64_t *B, int64_t *I, int64_t *O);
 
 extern const kernels fastrnn_baseline_f32, fastrnn_baseline_f64, fastrnn_avx2_f32, fastrnn_avx2_f64,
     fastrnn_avx512_f32, fastrnn_avx512_f64, fastrnn_neon_f32, fastrnn_neon_f64;

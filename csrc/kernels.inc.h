@@ -27,6 +27,7 @@ typedef int64_t whole;
 #include "cells/gru.inc.h"
 #include "cells/lstm.inc.h"
 #include "forward.inc.h"
+#include "stream.inc.h"
 #include "gradients.inc.h"
 #include "backward.inc.h"
 #include "limits.inc.h"
@@ -47,5 +48,6 @@ static void activation(int which, const void *x, void *y, int64_t n)
 }
 
 const kernels JOIN(fastrnn_, ISA, _f, REAL_BITS) = {
-    scratch_bytes, forward, backward, activation, multiply_adds, read_only,
+    scratch_bytes, forward,    backward,     activation,    stream_bytes,
+    stream_start,  stream_run, stream_state, multiply_adds, read_only,
 };
