@@ -204,6 +204,44 @@ def test_embedding(dtype: str) -> None:
     assert_close(tape.backward(d_y).parameters["weight"], theirs.weight.grad, dtype)
 
 
+WITHOUT_PARAMETERS = {
+    "softmax": (fastrnn.Softmax(), torch.nn.Softmax(-1)),
+    "softmax 0": (fastrnn.Softmax(0), torch.nn.Softmax(0)),
+    "softmax 1": (fastrnn.Softmax(1), torch.nn.Softmax(1)),
+    "tanh": (fastrnn.Tanh(), torch.nn.Tanh()),
+    "sigmoid": (fastrnn.Sigmoid(), torch.nn.Sigmoid()),
+    "relu": (fastrnn.ReLU(), torch.nn.ReLU()),
+    "flatten": (fastrnn.Flatten(), torch.nn.Flatten()),
+    "dropout 0": (fastrnn.Dropout(0.0), torch.nn.Dropout(0.0)),
+    "dropout 1": (fastrnn.Dropout(1.0), torch.nn.Dropout(1.0)),
+}
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("name", WITHOUT_PARAMETERS)
+def test_layers_without_parameters(name: str, dtype: str) -> None:
+    ours, theirs = WITHOUT_PARAMETERS[name]
+    x = 3 * draw(dtype, T, B, I)
+    x[0, 0] = 0  # the kink of relu
+    x_t = to_torch(x)
+    y_t, tape = theirs(x_t), ours.record(x)
+    assert_close(tape.output, y_t, dtype, "output")
+    d_y = draw(dtype, *tape.output.shape, seed=7)
+    y_t.backward(torch.tensor(d_y))
+    assert_close(tape.backward(d_y).input, x_t.grad, dtype, "gradient of x")
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_jacobian_of_softmax(axis: int, dtype: str) -> None:
+    x, v = draw(dtype, T, B, I), draw(dtype, T, B, I, seed=3)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda z: torch.softmax(z, axis).reshape(-1), torch.tensor(x)
+    )
+    expected = (jacobian * torch.tensor(v)).sum(dim=(1, 2, 3)).reshape(x.shape)
+    assert_close(fastrnn.softmax_jvp(fastrnn.softmax(x, axis), v, axis), expected, dtype)
+
+
 @pytest.mark.parametrize("dtype", RTOL)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_losses(reduction: str, dtype: str) -> None:
