@@ -127,6 +127,8 @@ def test_load_parameters_copies_and_is_strict() -> None:
         "Linear(2, 4, bias=False, dtype='float32')",
         "Embedding(2, 4, dtype='float64')",
         "Sequential(Embedding(5, 2, dtype='float32'), LSTM(2, 4, dtype='float32'))",
+        "Sequential(Flatten(), Sequential(Tanh(), Sigmoid(), ReLU()), Softmax(), Dropout(0.5))",
+        "Softmax(0)",
     ],
 )
 def test_repr_is_the_call_that_makes_the_layer(text: str) -> None:
