@@ -8,6 +8,7 @@ from .feedforward import Embedding, Linear
 from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .losses import mean_squared_error, softmax_cross_entropy
 from .optim import SGD, Adam, AdamW, clip_by_global_norm, clip_by_value
+from .perceptron import MLP, Perceptron
 from .sequential import Sequential
 from .stack import warmup
 from .tape import Gradients, Tape
@@ -18,6 +19,7 @@ __all__ = [
     "CELLS",
     "GRU",
     "LSTM",
+    "MLP",
     "RNN",
     "SGD",
     "Adam",
@@ -29,6 +31,7 @@ __all__ = [
     "Gradients",
     "LSTMCell",
     "Linear",
+    "Perceptron",
     "RNNCell",
     "ReLU",
     "Sequential",

@@ -63,7 +63,7 @@ def test_public_names() -> None:
         *("CELLS", "functional", "info", "set_num_threads", "warmup"),
         *("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"),
         *("Linear", "Embedding", "Sequential", "Tape", "Gradients", "TruncatedBPTT"),
-        *("Softmax", "Tanh", "Sigmoid", "ReLU", "Flatten", "Dropout"),
+        *("Softmax", "Tanh", "Sigmoid", "ReLU", "Flatten", "Dropout", "Perceptron", "MLP"),
         *("softmax", "softmax_jvp", "softmax_cross_entropy", "mean_squared_error"),
         *("SGD", "Adam", "AdamW", "clip_by_global_norm", "clip_by_value"),
     }
@@ -85,7 +85,7 @@ FLOORS = [
     {"feedforward", "losses", "optim"},
     {"activations"},
     {"sequential"},
-    {"truncation"},
+    {"truncation", "perceptron"},
     {"weights"},
     {"torch"},
     {"keras"},
