@@ -1,12 +1,14 @@
 """The fastest recurrent networks on a CPU, forward and backward."""
 
 from . import functional
+from .activations import Dropout, Flatten, ReLU, Sigmoid, Softmax, Tanh, softmax, softmax_jvp
 from .cells import CELLS
 from .dispatch import info
 from .feedforward import Embedding, Linear
 from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from .losses import mean_squared_error, softmax, softmax_cross_entropy
+from .losses import mean_squared_error, softmax_cross_entropy
 from .optim import SGD, Adam, AdamW, clip_by_global_norm, clip_by_value
+from .perceptron import MLP, Perceptron
 from .sequential import Sequential
 from .stack import warmup
 from .tape import Gradients, Tape
@@ -17,17 +19,25 @@ __all__ = [
     "CELLS",
     "GRU",
     "LSTM",
+    "MLP",
     "RNN",
     "SGD",
     "Adam",
     "AdamW",
+    "Dropout",
     "Embedding",
+    "Flatten",
     "GRUCell",
     "Gradients",
     "LSTMCell",
     "Linear",
+    "Perceptron",
     "RNNCell",
+    "ReLU",
     "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
     "Tape",
     "TruncatedBPTT",
     "clip_by_global_norm",
@@ -38,5 +48,6 @@ __all__ = [
     "set_num_threads",
     "softmax",
     "softmax_cross_entropy",
+    "softmax_jvp",
     "warmup",
 ]

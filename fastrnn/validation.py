@@ -260,11 +260,12 @@ def mapping(name: str, value: object, expected: Mapping[str, Array]) -> dict[str
     unknown = [str(key) for key in value if key not in expected]
     if missing or unknown:
         wrong = [
-            f"{words} {', '.join(keys)}"
-            for words, keys in (("missing", missing), ("unknown", unknown))
+            f"{what} {', '.join(keys)}"
+            for what, keys in (("missing", missing), ("unknown", unknown))
             if keys
         ]
-        raise ValueError(f"{name}: expected {', '.join(expected)}; {'; '.join(wrong)}")
+        words = ", ".join(expected) or "no parameters"
+        raise ValueError(f"{name}: expected {words}; {'; '.join(wrong)}")
     return {
         key: shape(
             f"{name}[{key!r}]", floating(f"{name}[{key!r}]", value[key], array.dtype), *array.shape

@@ -63,7 +63,8 @@ def test_public_names() -> None:
         *("CELLS", "functional", "info", "set_num_threads", "warmup"),
         *("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"),
         *("Linear", "Embedding", "Sequential", "Tape", "Gradients", "TruncatedBPTT"),
-        *("softmax", "softmax_cross_entropy", "mean_squared_error"),
+        *("Softmax", "Tanh", "Sigmoid", "ReLU", "Flatten", "Dropout", "Perceptron", "MLP"),
+        *("softmax", "softmax_jvp", "softmax_cross_entropy", "mean_squared_error"),
         *("SGD", "Adam", "AdamW", "clip_by_global_norm", "clip_by_value"),
     }
     for name in fastrnn.__all__:
@@ -82,8 +83,9 @@ FLOORS = [
     {"stack"},
     {"functional", "layers", "threadpool"},
     {"feedforward", "losses", "optim"},
+    {"activations"},
     {"sequential"},
-    {"truncation"},
+    {"truncation", "perceptron"},
     {"weights"},
     {"torch"},
     {"keras"},

@@ -127,6 +127,11 @@ def test_load_parameters_copies_and_is_strict() -> None:
         "Linear(2, 4, bias=False, dtype='float32')",
         "Embedding(2, 4, dtype='float64')",
         "Sequential(Embedding(5, 2, dtype='float32'), LSTM(2, 4, dtype='float32'))",
+        "Sequential(Flatten(), Sequential(Tanh(), Sigmoid(), ReLU()), Softmax(), Dropout(0.5))",
+        "Softmax(0)",
+        "Perceptron(2, 3, dtype='float64')",
+        "MLP(2, 4, 3, dtype='float32')",
+        "MLP(2, (4, 5), 3, activation='tanh', dropout=0.5, dtype='float64')",
     ],
 )
 def test_repr_is_the_call_that_makes_the_layer(text: str) -> None:

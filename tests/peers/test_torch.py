@@ -204,6 +204,71 @@ def test_embedding(dtype: str) -> None:
     assert_close(tape.backward(d_y).parameters["weight"], theirs.weight.grad, dtype)
 
 
+WITHOUT_PARAMETERS = {
+    "softmax": (fastrnn.Softmax(), torch.nn.Softmax(-1)),
+    "softmax 0": (fastrnn.Softmax(0), torch.nn.Softmax(0)),
+    "softmax 1": (fastrnn.Softmax(1), torch.nn.Softmax(1)),
+    "tanh": (fastrnn.Tanh(), torch.nn.Tanh()),
+    "sigmoid": (fastrnn.Sigmoid(), torch.nn.Sigmoid()),
+    "relu": (fastrnn.ReLU(), torch.nn.ReLU()),
+    "flatten": (fastrnn.Flatten(), torch.nn.Flatten()),
+    "dropout 0": (fastrnn.Dropout(0.0), torch.nn.Dropout(0.0)),
+    "dropout 1": (fastrnn.Dropout(1.0), torch.nn.Dropout(1.0)),
+}
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("name", WITHOUT_PARAMETERS)
+def test_layers_without_parameters(name: str, dtype: str) -> None:
+    ours, theirs = WITHOUT_PARAMETERS[name]
+    x = 3 * draw(dtype, T, B, I)
+    x[0, 0] = 0  # the kink of relu
+    x_t = to_torch(x)
+    y_t, tape = theirs(x_t), ours.record(x)
+    assert_close(tape.output, y_t, dtype, "output")
+    d_y = draw(dtype, *tape.output.shape, seed=7)
+    y_t.backward(torch.tensor(d_y))
+    assert_close(tape.backward(d_y).input, x_t.grad, dtype, "gradient of x")
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_mlp_learns_as_one_of_torch(activation: str, dtype: str) -> None:
+    ours = fastrnn.MLP(I, (7, H), 4, activation=activation, dtype=dtype, seed=1)
+    kind = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "sigmoid": torch.nn.Sigmoid}[activation]
+    linear = [
+        torch.nn.Linear(a, b, dtype=getattr(torch, dtype)) for a, b in ((I, 7), (7, H), (H, 4))
+    ]
+    theirs = torch.nn.Sequential(linear[0], kind(), linear[1], kind(), linear[2])
+    theirs.load_state_dict({n: torch.tensor(p) for n, p in ours.parameters.items()})
+    optimizer = fastrnn.SGD(ours.parameters, 0.1, momentum=0.9)
+    optimizer_t = torch.optim.SGD(theirs.parameters(), 0.1, momentum=0.9)
+    x, labels = draw(dtype, 33, I), np.random.default_rng(3).integers(0, 4, 33)
+    for step in range(5):
+        x_t, tape = to_torch(x), ours.record(x)
+        y_t = theirs(x_t)
+        assert_close(tape.output, y_t, dtype, f"output of step {step}")
+        optimizer_t.zero_grad()
+        torch.nn.functional.cross_entropy(y_t, torch.tensor(labels)).backward()
+        gradients = tape.backward(fastrnn.softmax_cross_entropy(tape.output, labels)[1])
+        assert_close(gradients.input, x_t.grad, dtype, f"gradient of x in step {step}")
+        for name, parameter in theirs.named_parameters():
+            assert_close(gradients.parameters[name], parameter.grad, dtype, f"{name}, step {step}")
+        optimizer.step(gradients.parameters)
+        optimizer_t.step()
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_jacobian_of_softmax(axis: int, dtype: str) -> None:
+    x, v = draw(dtype, T, B, I), draw(dtype, T, B, I, seed=3)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda z: torch.softmax(z, axis).reshape(-1), torch.tensor(x)
+    )
+    expected = (jacobian * torch.tensor(v)).sum(dim=(1, 2, 3)).reshape(x.shape)
+    assert_close(fastrnn.softmax_jvp(fastrnn.softmax(x, axis), v, axis), expected, dtype)
+
+
 @pytest.mark.parametrize("dtype", RTOL)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_losses(reduction: str, dtype: str) -> None:
