@@ -8,6 +8,7 @@ from .feedforward import Embedding, Linear
 from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .losses import mean_squared_error, softmax_cross_entropy
 from .optim import SGD, Adam, AdamW, clip_by_global_norm, clip_by_value
+from .paradigms import ManyToMany, ManyToOne, OneToOne
 from .perceptron import MLP, Perceptron
 from .sequential import Sequential
 from .stack import warmup
@@ -31,6 +32,9 @@ __all__ = [
     "Gradients",
     "LSTMCell",
     "Linear",
+    "ManyToMany",
+    "ManyToOne",
+    "OneToOne",
     "Perceptron",
     "RNNCell",
     "ReLU",

@@ -220,4 +220,4 @@ class Sequential(Parametrized):
         return list(state)
 
     def __repr__(self) -> str:
-        return f"Sequential({', '.join(map(repr, self.layers))})"
+        return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"

@@ -64,6 +64,7 @@ def test_public_names() -> None:
         *("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"),
         *("Linear", "Embedding", "Sequential", "Tape", "Gradients", "TruncatedBPTT"),
         *("Softmax", "Tanh", "Sigmoid", "ReLU", "Flatten", "Dropout", "Perceptron", "MLP"),
+        *("OneToOne", "ManyToOne", "ManyToMany"),
         *("softmax", "softmax_jvp", "softmax_cross_entropy", "mean_squared_error"),
         *("SGD", "Adam", "AdamW", "clip_by_global_norm", "clip_by_value"),
     }
@@ -85,7 +86,7 @@ FLOORS = [
     {"feedforward", "losses", "optim"},
     {"activations"},
     {"sequential"},
-    {"truncation", "perceptron"},
+    {"truncation", "perceptron", "paradigms"},
     {"weights"},
     {"torch"},
     {"keras"},
