@@ -9,6 +9,8 @@ import numpy as np
 
 from . import states, validation
 from .feedforward import Embedding
+from .layers import Parametrized
+from .sequential import Sequential
 from .validation import Array
 
 
@@ -118,6 +120,8 @@ def beam(
     >>> bool(found.log_probabilities[0] >= -6 * np.log(5))
     True
     """
+    if isinstance(model, Parametrized):
+        need_decoder("model", model)
     steps = validation.positive("max_steps", max_steps)
     width = validation.positive("width", width)
     penalty = validation.number("length_penalty", length_penalty, 0.0)
@@ -132,7 +136,7 @@ def beam(
     history: list[tuple[Array, Array, Array]] = []  # rows, and their hypotheses' parents and tokens
     while len(rows) and len(history) < steps:
         alive = ~ended
-        logits, state = model(last[None], state)
+        logits, state = _step(model, last, state)
         log_q = _log_softmax(_read_logits(logits, len(last), stop))
         R, K, V = *alive.shape, log_q.shape[1]
 
@@ -166,6 +170,23 @@ def beam(
     return Decoded(result, (np.cumsum(result == stop, axis=0) == 0).sum(axis=0), found)
 
 
+def need_decoder(name: str, model: object) -> None:
+    """Check that a model can be run over tokens step by step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is no `Sequential` that begins with an `Embedding`, or has no recurrent layer, or one
+        that is batch first or bidirectional.
+    """
+    if not isinstance(model, Sequential) or not isinstance(model.layers[0], Embedding):
+        raise TypeError(
+            f"{name}: expected a Sequential that begins with an Embedding, got {model!r}"
+        )
+    states.need_recurrent(name, model)
+    states.need_steps(name, model)
+
+
 def _read_start(model: Model, state: Any, start: Any) -> Array:
     """Return the first token of each row, (B,)."""
     found = validation.integers("start", start)
@@ -176,6 +197,13 @@ def _read_start(model: Model, state: Any, start: Any) -> Array:
     if found.ndim:
         return validation.shape("start", found, "B" if B is None else ("B", B))
     return np.full(1 if B is None else B, found)
+
+
+def _step(model: Model, tokens: Array, state: Any) -> tuple[Array, Any]:
+    result = model(tokens[None], state)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"model: expected to return (logits, state), got {type(result).__name__}")
+    return result
 
 
 def _read_logits(value: object, rows: int, stop: int) -> Array:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from . import decoding, states
+from . import decoding, states, validation
 from .decoding import Decoded
-from .feedforward import Embedding
 from .layers import Parametrized, Recurrent
 from .paradigms import need_no_recurrence, renamed
 from .sequential import Layer, Sequential
@@ -29,12 +28,7 @@ class Decoding(Parametrized):
     """
 
     def __init__(self, encoder: Any, decoder: Sequential) -> None:
-        if not isinstance(decoder, Sequential) or not isinstance(decoder.layers[0], Embedding):
-            raise TypeError(
-                f"decoder: expected a Sequential that begins with an Embedding, got {decoder!r}"
-            )
-        states.need_recurrent("decoder", decoder)
-        states.need_steps("decoder", decoder)
+        decoding.need_decoder("decoder", decoder)
         self.encoder, self.decoder = encoder, decoder
         self.parameters = {
             f"{part}.{name}": array
@@ -98,6 +92,18 @@ class Decoding(Parametrized):
             width=width,
             length_penalty=length_penalty,
         )
+
+    def _read_tokens(
+        self, names: tuple[str, str], state: tuple[Any, ...], tokens: object, lengths: object
+    ) -> tuple[Array, Array | None]:
+        """Check what the decoder reads, and how much of it, given its first state."""
+        h = states.arrays(state)[0]
+        rows = [("B", h.shape[1])] if h.ndim == 3 else []
+        found = states.read_input(names[0], self.decoder, tokens, "T", *rows)
+        if lengths is None:
+            return found, None
+        B = rows[0][1] if rows else 1
+        return found, validation.lengths(lengths, len(found), B, batched=bool(rows), name=names[1])
 
     def _chain(
         self, encoder: Tape, decoder: Tape, back: Callable[[Any], tuple[object, object]]
@@ -171,7 +177,9 @@ class OneToMany(Decoding):
 
     def __call__(self, x: Array, tokens: Array, *, lengths: Array | None = None) -> Array:
         """Return the logits (T, B, V), recording nothing; arguments as in `record`."""
-        return np.asarray(self.decoder(tokens, self.encode(x), lengths=lengths)[0])
+        state = self.encode(x)
+        tokens, lengths = self._read_tokens(("tokens", "lengths"), state, tokens, lengths)
+        return np.asarray(self.decoder(tokens, state, lengths=lengths)[0])
 
     def record(self, x: Array, tokens: Array, *, lengths: Array | None = None) -> Tape:
         """Run with the right tokens as the decoder's input (teacher forcing); return a `Tape`.
@@ -198,7 +206,9 @@ class OneToMany(Decoding):
             If an argument is wrong; the message names it.
         """
         encoder = self.encoder.record(x)
-        decoder = self.decoder.record(tokens, self._state(encoder.output), lengths=lengths)
+        state = self._state(encoder.output)
+        tokens, lengths = self._read_tokens(("tokens", "lengths"), state, tokens, lengths)
+        decoder = self.decoder.record(tokens, state, lengths=lengths)
         return self._chain(encoder, decoder, lambda d_state: (states.to_vector(d_state), None))
 
     def encode(self, x: Array) -> tuple[Any, ...]:
@@ -281,6 +291,8 @@ class EncoderDecoder(Decoding):
     ) -> Array:
         """Return the logits (T, B, V), recording nothing; arguments as in `record`."""
         state = self.encode(source, lengths=lengths)
+        names = "target", "target_lengths"
+        target, target_lengths = self._read_tokens(names, state, target, target_lengths)
         return np.asarray(self.decoder(target, state, lengths=target_lengths)[0])
 
     def record(
@@ -314,13 +326,18 @@ class EncoderDecoder(Decoding):
         ValueError, TypeError
             If an argument is wrong; the message names it.
         """
+        source = states.read_input("source", self.encoder, source)
         encoder = self.encoder.record(source, lengths=lengths)
-        decoder = self.decoder.record(target, self._state(encoder.state), lengths=target_lengths)
+        state = self._state(encoder.state)
+        names = "target", "target_lengths"
+        target, target_lengths = self._read_tokens(names, state, target, target_lengths)
+        decoder = self.decoder.record(target, state, lengths=target_lengths)
         one = isinstance(self.encoder, Recurrent)
         return self._chain(encoder, decoder, lambda d_state: (None, d_state[0] if one else d_state))
 
     def encode(self, source: Array, *, lengths: Array | None = None) -> tuple[Any, ...]:
         """Return the decoder's state before its first step, for a source as in `record`."""
+        source = states.read_input("source", self.encoder, source)
         return self._state(self.encoder(source, lengths=lengths)[1])
 
     def _state(self, final: Any) -> tuple[Any, ...]:

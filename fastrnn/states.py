@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import validation
+from .feedforward import Embedding
 from .layers import Recurrent
 from .sequential import Sequential
 from .validation import Array
@@ -40,7 +41,7 @@ def need_steps(name: str, model: object) -> None:
         if layer.bidirectional:
             raise ValueError(
                 f"{name}: expected one direction, got a bidirectional layer "
-                "(its state cannot be carried from window to window)"
+                "(its state cannot be carried on)"
             )
 
 
@@ -93,6 +94,38 @@ def read(model: Recurrent | Sequential, batch: int, state: Any = None) -> Any:
         return copy(model, state)
     given = model.split_state("state", state)
     return tuple(map(copy, recurrent_layers(model), given))
+
+
+def read_input(
+    name: str, model: Recurrent | Sequential, value: object, *axes: str | tuple[str, int]
+) -> Array:
+    """Check what a model is given, as far as its first layer says what it takes.
+
+    Parameters
+    ----------
+    name
+        Of the argument.
+    model, value
+        The model, and what it is given.
+    *axes
+        Those before the features of a step, as for `validation.shape`; none if any will do.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If dtype, shape or indices are wrong.
+    """
+    first = model.layers[0] if isinstance(model, Sequential) else model
+    if isinstance(first, Embedding):
+        found = validation.indices(name, value, first.num_embeddings)
+        return validation.shape(name, found, *axes) if axes else found
+    found = validation.floating(name, value, recurrent_layers(model)[0].dtype)
+    size = getattr(first, "input_size", getattr(first, "in_features", None))
+    if axes or (size is not None and found.ndim):
+        n = len(axes) or found.ndim - 1
+        others = ["..."] * max(found.ndim - n, 0) if size is None else [("I", size)]
+        validation.shape(name, found, *(axes or ["..."] * n), *others)
+    return found
 
 
 def size(layers: Sequence[Recurrent]) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from . import states, validation
-from .feedforward import Embedding
 from .layers import Recurrent
 from .sequential import Sequential
 from .validation import Array
@@ -76,7 +75,8 @@ class Stream:
         ValueError, TypeError
             If an argument is wrong; then neither the state nor `out` has changed.
         """
-        output, state = self._model(self._read(x, ("B", self.batch))[None], self._state)
+        found = states.read_input("x", self._model, x, ("B", self.batch))
+        output, state = self._model(found[None], self._state)
         output = output[0]
         if out is not None:
             _writable("out", out, output)[...] = output
@@ -92,9 +92,8 @@ class Stream:
         ValueError, TypeError
             If it is wrong; then the state has not changed.
         """
-        output, self._state = self._model(
-            self._read(block, "T", ("B", self.batch), name="block"), self._state
-        )
+        found = states.read_input("block", self._model, block, "T", ("B", self.batch))
+        output, self._state = self._model(found, self._state)
         return np.asarray(output)
 
     def reset(self, rows: Array | None = None) -> None:
@@ -137,17 +136,6 @@ class Stream:
     def refresh(self) -> None:
         """Take the parameters that the model has now; the state is kept."""
         self._model = copy.deepcopy(self._source)
-
-    def _read(self, x: object, *axes: str | tuple[str, int], name: str = "x") -> Array:
-        """Check a sample or a block, as far as the first layer says what it takes."""
-        first = getattr(self._model, "layers", (self._model,))[0]
-        if isinstance(first, Embedding):
-            found = validation.indices(name, x, first.num_embeddings)
-            return validation.shape(name, found, *axes)
-        found = validation.floating(name, x, states.recurrent_layers(self._model)[0].dtype)
-        size = getattr(first, "input_size", getattr(first, "in_features", None))
-        others = ["..."] * max(found.ndim - len(axes), 0) if size is None else [("I", size)]
-        return validation.shape(name, found, *axes, *others)
 
     def __repr__(self) -> str:
         changed = any(
