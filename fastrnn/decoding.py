@@ -153,7 +153,7 @@ def beam(
         history.append((rows, parents, tokens))
         log_p = np.take_along_axis(scores.reshape(R, K * V), chosen, axis=1)
         lengths = np.take_along_axis(lengths, parents, axis=1)
-        ended = np.take_along_axis(ended, parents, axis=1) | (tokens == stop) | (log_p == -np.inf)
+        ended = np.take_along_axis(ended, parents, axis=1) | (tokens == stop)
         found[rows] = log_p[:, 0]
 
         # 3. Who goes on: log-probabilities only fall, and none is divided by more than steps can be

@@ -177,6 +177,19 @@ def test_rows_and_hypotheses_that_have_ended_leave_the_batch() -> None:
     assert [len(call) for call in model.calls] == [3, 4, 2, 2]
 
 
+def test_a_short_sequence_is_overtaken_where_the_mean_counts() -> None:
+    """Stopping at once has the best rank for some steps; what goes on loses nothing more."""
+    model = Table(np.log([[0.01, 0.55, 0.44], [0.0101, 0.9799, 0.01], [0.3, 0.3, 0.4]]))
+    for penalty, expected in ((0.0, [2]), (1.0, [1] * 9)):
+        found = decoding.beam(
+            model, None, start=2, stop=2, max_steps=9, width=3, length_penalty=penalty
+        )
+        assert found.tokens[: len(expected), 0].tolist() == expected
+        naive, log_p = naive_beam(model, np.zeros((1, 1, 1)), 0, 2, 9, 3, penalty)
+        assert with_stop(found, 0) == naive
+        assert found.log_probabilities[0] == pytest.approx(log_p, rel=1e-12)
+
+
 def test_impossible_tokens_are_never_taken() -> None:
     logits = np.full((3, 3), -np.inf)
     logits[0, 1] = logits[1, 0] = 0
@@ -193,6 +206,10 @@ def test_nan_is_no_error_and_stays_in_its_row() -> None:
         np.testing.assert_array_equal(found.tokens[:, 0], alone.tokens[:, 0])
         assert found.log_probabilities[0] == alone.log_probabilities[0]
         assert np.isnan(found.log_probabilities[1])
+    table = Table(np.full((3, 3), np.nan))
+    found = decoding.greedy(table, None, start=1, stop=0, max_steps=4)
+    assert found.rows() == [[]]  # it took the first token, and was not asked again
+    assert table.calls == [[1]]
 
 
 def test_no_rows() -> None:

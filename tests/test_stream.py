@@ -165,6 +165,7 @@ def test_out() -> None:
         lambda s, x: s.step(x[0], np.zeros((B, H))),
         lambda s, x: s.step(x[0], np.zeros((H, B), np.float32).T),
         lambda s, x: s.step(x[0], np.broadcast_to(np.float32(0), (B, H))),
+        lambda s, x: s.step(x[0], np.frombuffer(bytes(4 * B * H), np.float32).reshape(B, H)),
         lambda s, x: s.step(x[0], [0.0] * H),
     ],
 )
