@@ -148,9 +148,8 @@ def from_vector(vector: Array, layers: Sequence[Recurrent]) -> tuple[Any, ...]:
 
 def to_vector(state: Any) -> Array:
     """Join states to (B, S); the inverse of `from_vector`."""
-    return np.concatenate(
-        [array.swapaxes(0, 1).reshape(array.shape[1], -1) for array in arrays(state)], axis=1
-    )
+    parts = [array.swapaxes(0, 1) for array in arrays(state)]
+    return np.concatenate([p.reshape(len(p), p.shape[1] * p.shape[2]) for p in parts], axis=1)
 
 
 def rows(name: str, state: Any) -> int | None:

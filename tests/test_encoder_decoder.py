@@ -222,6 +222,42 @@ def test_a_tape_is_checked_before_it_is_used_up() -> None:
         tape.backward(u)
 
 
+@pytest.mark.parametrize(("steps", "batch"), [(0, B), (T, 0), (0, 0)])
+def test_nothing_to_read_or_no_rows(steps: int, batch: int) -> None:
+    one, many = one_to_many(fastrnn.LSTM), pair(fastrnn.LSTM)
+    read = np.zeros((steps, batch), int)
+    search = {"start": 0, "stop": 1, "max_steps": 2}
+    for model, given in ((one, draw(batch, 4)), (many, read)):
+        tape = model.record(given, read)
+        assert tape.output.shape == (steps, batch, V)
+        gradients = tape.backward(np.ones_like(tape.output))
+        assert gradients.parameters.keys() == model.parameters.keys()
+        assert all(np.isfinite(g).all() for g in gradients.parameters.values())
+        assert model.beam(given, **search).lengths.shape == (batch,)
+
+
+def test_one_row_without_a_batch() -> None:
+    model = pair(fastrnn.LSTM)
+    source, target = tokens(S, 1), tokens(T, 1, seed=4)
+    whole = model.record(source, target, lengths=np.array([2]), target_lengths=np.array([3]))
+    one = model.record(source[:, 0], target[:, 0], lengths=2, target_lengths=3)
+    np.testing.assert_allclose(one.output, whole.output[:, 0], rtol=1e-13)
+    u = draw(T, 1, V)
+    expected = whole.backward(u).parameters
+    for name, gradient in one.backward(u[:, 0]).parameters.items():
+        np.testing.assert_allclose(gradient, expected[name], rtol=1e-12, atol=1e-14)
+
+
+def test_inf_and_nan_raise_nothing() -> None:
+    model = pair(fastrnn.GRU)
+    model.parameters["decoder.2.weight"][...] = np.inf
+    model.parameters["encoder.0.weight"][...] = np.nan
+    with np.errstate(all="raise"):
+        tape = model.record(tokens(S, B), tokens(T, B))
+        tape.backward(np.full_like(tape.output, np.inf))
+        model.beam(tokens(S, B), start=0, stop=1, max_steps=3)
+
+
 # -- learning -------------------------------------------------------------------------------------
 
 LETTERS, START, STOP = 8, 8, 9

@@ -225,6 +225,32 @@ def test_a_tape_of_many_to_one_is_checked_before_it_is_used_up() -> None:
     assert not any(gradient.any() for gradient in nothing.parameters.values())
 
 
+@pytest.mark.parametrize(("steps", "batch"), [(0, B), (T, 0), (0, 0)])
+def test_nothing_to_read_or_no_rows(steps: int, batch: int) -> None:
+    """Without a step the head gets the initial state."""
+    layer = fastrnn.LSTM(I, H, 2, bidirectional=True, seed=1, dtype="float64")
+    model = fastrnn.ManyToOne(layer, fastrnn.Linear(2 * H, K, seed=2, dtype="float64"))
+    x = draw(steps, batch, I)
+    h, c = draw(4, batch, H), draw(4, batch, H, seed=3)
+    tape = model.record(x, ((h, c),))
+    same(model(x, ((h, c),)), tape.output)
+    if not steps:
+        same(tape.output, model.layers[1](np.concatenate([h[2], h[3]], axis=1)))
+    gradients = tape.backward(np.ones((batch, K)))
+    assert gradients.input.shape == x.shape
+    assert all(np.isfinite(g).all() for g in gradients.parameters.values())
+
+
+def test_inf_and_nan_raise_nothing() -> None:
+    model = fastrnn.ManyToOne(fastrnn.LSTM(I, H, seed=1), fastrnn.Linear(H, K, seed=2))
+    x = draw(T, B, I).astype(np.float32)
+    x[0], x[1] = np.inf, np.nan
+    with np.errstate(all="raise"):
+        tape = model.record(x)
+        tape.backward(np.full_like(tape.output, np.inf), tape.state)
+        model(x)
+
+
 # -- one to one, many to many ---------------------------------------------------------------------
 
 

@@ -129,6 +129,13 @@ def test_load_parameters_copies_and_is_strict() -> None:
         "Embedding(2, 4, dtype='float64')",
         "Sequential(Embedding(5, 2, dtype='float32'), LSTM(2, 4, dtype='float32'))",
         "Sequential(Flatten(), Sequential(Tanh(), Sigmoid(), ReLU()), Softmax(), Dropout(0.5))",
+        "ManyToMany(RNN(2, 4, dtype='float32'), OneToOne(Tanh(), Linear(4, 2, dtype='float32')))",
+        "ManyToOne(GRU(2, 4, dtype='float32'), Linear(4, 2, dtype='float32'))",
+        "OneToMany(Linear(3, 8, dtype='float32'), "
+        "Sequential(Embedding(5, 2, dtype='float32'), LSTM(2, 4, dtype='float32')))",
+        "EncoderDecoder(GRU(3, 4, dtype='float32'), "
+        "Sequential(Embedding(5, 2, dtype='float32'), GRU(2, 4, dtype='float32')))",
+        "Stream(GRU(3, 4, dtype='float32'), batch=2)",
         "Softmax(0)",
         "Perceptron(2, 3, dtype='float64')",
         "MLP(2, 4, 3, dtype='float32')",
