@@ -10,7 +10,7 @@ import numpy as np
 from . import decoding, states, validation
 from .decoding import Decoded
 from .layers import Parametrized, Recurrent
-from .paradigms import need_no_recurrence, renamed
+from .paradigms import need_no_recurrence
 from .sequential import Layer, Sequential
 from .tape import Gradients, Run, Tape
 from .validation import Array
@@ -117,7 +117,9 @@ class Decoding(Parametrized):
             def run(retain: bool) -> Gradients:
                 later = decoder.backward(d_output, d_state, retain=retain)
                 earlier = encoder.backward(*back(later.state), retain=retain)
-                parameters = renamed(self, earlier.parameters, later.parameters)
+                found = {f"encoder.{name}": g for name, g in earlier.parameters.items()}
+                found |= {f"decoder.{name}": g for name, g in later.parameters.items()}
+                parameters = {name: found[name] for name in self.parameters}
                 return Gradients(earlier.input, parameters=parameters)
 
             return run
@@ -133,7 +135,8 @@ class OneToMany(Decoding):
 
     The encoder, such as a convolutional network, maps x (B, ...) to (B, S). That is one row's
     state of the decoder: of each of its recurrent layers h, then an LSTM's c, each of them layer by
-    layer of `num_layers`; so S is num_layers * H for a GRU, and 2 * num_layers * H for an LSTM.
+    layer of `num_layers`; so S is num_layers * H for a GRU, 2 * num_layers * H for an LSTM, and
+    num_layers * (P + H) for one with a projection.
 
     Parameters
     ----------

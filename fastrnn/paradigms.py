@@ -7,7 +7,6 @@ runs backward to `Gradients`. docs/paradigms.md shows when each one fits, and dr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -107,6 +106,8 @@ class ManyToOne(Parametrized):
         behind = 1 + max(k for k, layer in enumerate(layers) if isinstance(layer, Recurrent))
         self._body = Sequential(*layers[:behind])
         self._head: Layer = Sequential(*layers[behind:]) if behind < len(layers) else _Identity()
+        names = list(self.parameters)[len(self._body.parameters) :]
+        self._names = dict(zip(self._head.parameters, names, strict=True))  # the head's here
         self._directions = 2 if getattr(layers[behind - 1], "bidirectional", False) else 1
 
     def __call__(
@@ -138,8 +139,8 @@ class ManyToOne(Parametrized):
         ValueError, TypeError
             If an argument is wrong; the message names it.
         """
-        _, states = self._body(x, state, lengths=lengths, reset=reset, reset_state=reset_state)
-        return np.asarray(self._head(self._hidden(states[-1])))
+        _, finals = self._body(x, state, lengths=lengths, reset=reset, reset_state=reset_state)
+        return np.asarray(self._head(self._hidden(finals[-1])))
 
     def record(
         self,
@@ -167,7 +168,8 @@ class ManyToOne(Parametrized):
                 d_states = list(d_state or [None] * len(finals))
                 d_states[-1] = self._plus_hidden(finals[-1], d_states[-1], later.input)
                 gradients = body.backward(None, d_states, retain=retain)
-                gradients.parameters = renamed(self, gradients.parameters, later.parameters)
+                for name, gradient in later.parameters.items():
+                    gradients.parameters[self._names[name]] = gradient
                 return gradients
 
             return run
@@ -211,9 +213,3 @@ def need_no_recurrence(name: str, layer: object) -> None:
     recurrent = isinstance(layer, Recurrent | RecurrentCell | ManyToOne)
     if not known or recurrent or getattr(layer, "recurrent", False):
         raise TypeError(f"{name}: expected a layer without recurrence, got {type(layer).__name__}")
-
-
-def renamed(model: Parametrized, *gradients: dict[str, Array]) -> dict[str, Array]:
-    """Join the gradients of a model's parts, which are in the order of its parameters."""
-    arrays: Iterable[Array] = (array for part in gradients for array in part.values())
-    return dict(zip(model.parameters, arrays, strict=True))

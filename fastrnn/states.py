@@ -121,11 +121,9 @@ def read_input(
         return validation.shape(name, found, *axes) if axes else found
     found = validation.floating(name, value, recurrent_layers(model)[0].dtype)
     size = getattr(first, "input_size", getattr(first, "in_features", None))
-    if axes or (size is not None and found.ndim):
-        n = len(axes) or found.ndim - 1
-        others = ["..."] * max(found.ndim - n, 0) if size is None else [("I", size)]
-        validation.shape(name, found, *(axes or ["..."] * n), *others)
-    return found
+    axes = axes or ("...",) * (found.ndim - 1)
+    others = ["..."] * max(found.ndim - len(axes), 0) if size is None else [("I", size)]
+    return validation.shape(name, found, *axes, *others)
 
 
 def size(layers: Sequence[Recurrent]) -> int:
