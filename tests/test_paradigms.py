@@ -143,6 +143,7 @@ def test_many_to_one_takes_the_layouts_of_its_layers(variant: Variant) -> None:
     tape = plain.record(x, reset=reset, **sequence)
     other = turned.record(x.swapaxes(0, 1), reset=reset.T, **sequence)
     same(other.output, tape.output)
+    same(plain(x, reset=reset, **sequence), tape.output)
     d_x = tape.backward(u, retain=True).input
     found = other.backward(u)
     same(found.input.swapaxes(0, 1), d_x)
