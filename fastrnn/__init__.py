@@ -1,9 +1,10 @@
 """The fastest recurrent networks on a CPU, forward and backward."""
 
-from . import functional
+from . import decoding, functional
 from .activations import Dropout, Flatten, ReLU, Sigmoid, Softmax, Tanh, softmax, softmax_jvp
 from .cells import CELLS
 from .dispatch import info
+from .encoder_decoder import EncoderDecoder, OneToMany
 from .feedforward import Embedding, Linear
 from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .losses import mean_squared_error, softmax_cross_entropy
@@ -12,6 +13,7 @@ from .paradigms import ManyToMany, ManyToOne, OneToOne
 from .perceptron import MLP, Perceptron
 from .sequential import Sequential
 from .stack import warmup
+from .stream import Stream
 from .tape import Gradients, Tape
 from .threads import set_num_threads
 from .truncation import TruncatedBPTT
@@ -27,6 +29,7 @@ __all__ = [
     "AdamW",
     "Dropout",
     "Embedding",
+    "EncoderDecoder",
     "Flatten",
     "GRUCell",
     "Gradients",
@@ -34,6 +37,7 @@ __all__ = [
     "Linear",
     "ManyToMany",
     "ManyToOne",
+    "OneToMany",
     "OneToOne",
     "Perceptron",
     "RNNCell",
@@ -41,11 +45,13 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "Softmax",
+    "Stream",
     "Tanh",
     "Tape",
     "TruncatedBPTT",
     "clip_by_global_norm",
     "clip_by_value",
+    "decoding",
     "functional",
     "info",
     "mean_squared_error",

@@ -1,7 +1,8 @@
-"""What goes in and what comes out: one or many, with a class for each way to put layers together.
+"""What goes in and what comes out, one or many: a class for each way to put layers together.
 
 All of them have `parameters` for the optimizers, a call that infers, and `record`, whose `Tape`
 runs backward to `Gradients`. docs/paradigms.md shows when each one fits, and draws it.
+`encoder_decoder` has those that write tokens.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from . import states
 from .feedforward import FeedForward
-from .layers import Parametrized, Recurrent
+from .layers import Parametrized, Recurrent, RecurrentCell
 from .sequential import Layer, Sequential
 from .tape import Gradients, Run, Tape
 from .validation import Array
@@ -36,10 +38,7 @@ class OneToOne(Sequential):
 
     def __init__(self, *layers: Layer) -> None:
         for k, layer in enumerate(layers):
-            if isinstance(layer, Recurrent | ManyToOne):
-                raise TypeError(
-                    f"layers[{k}]: expected a layer without recurrence, got {type(layer).__name__}"
-                )
+            need_no_recurrence(f"layers[{k}]", layer)
         super().__init__(*layers)
 
 
@@ -64,7 +63,7 @@ class ManyToMany(Sequential):
 
     def __init__(self, *layers: Layer) -> None:
         super().__init__(*layers)
-        _need_recurrent(self)
+        states.need_recurrent("layers", self)
 
 
 class ManyToOne(Parametrized):
@@ -102,7 +101,7 @@ class ManyToOne(Parametrized):
 
     def __init__(self, *layers: Layer) -> None:
         whole = Sequential(*layers)
-        _need_recurrent(whole)
+        states.need_recurrent("layers", whole)
         self.layers = layers
         self.parameters = whole.parameters
         behind = 1 + max(k for k, layer in enumerate(layers) if isinstance(layer, Recurrent))
@@ -168,7 +167,7 @@ class ManyToOne(Parametrized):
                 d_states = list(d_state or [None] * len(finals))
                 d_states[-1] = self._plus_hidden(finals[-1], d_states[-1], later.input)
                 gradients = body.backward(None, d_states, retain=retain)
-                gradients.parameters = _renamed(self, gradients.parameters, later.parameters)
+                gradients.parameters = renamed(self, gradients.parameters, later.parameters)
                 return gradients
 
             return run
@@ -206,12 +205,15 @@ class _Identity(FeedForward):
         return Gradients(d_y)
 
 
-def _need_recurrent(model: Sequential) -> None:
-    if not model.recurrent:
-        raise ValueError("layers: expected at least one recurrent layer, got none")
+def need_no_recurrence(name: str, layer: object) -> None:
+    """Check that something is a layer without memory; `TypeError` if not."""
+    known = hasattr(layer, "record") and hasattr(layer, "parameters")
+    recurrent = isinstance(layer, Recurrent | RecurrentCell | ManyToOne)
+    if not known or recurrent or getattr(layer, "recurrent", False):
+        raise TypeError(f"{name}: expected a layer without recurrence, got {type(layer).__name__}")
 
 
-def _renamed(model: Parametrized, *gradients: dict[str, Array]) -> dict[str, Array]:
+def renamed(model: Parametrized, *gradients: dict[str, Array]) -> dict[str, Array]:
     """Join the gradients of a model's parts, which are in the order of its parameters."""
     arrays: Iterable[Array] = (array for part in gradients for array in part.values())
     return dict(zip(model.parameters, arrays, strict=True))

@@ -146,7 +146,7 @@ class Sequential(Parametrized):
         )
 
         def pullback(d_output: object, d_state: object) -> Run:
-            d_states = self._split("d_state", d_state)
+            d_states = self.split_state("d_state", d_state)
             # All of them, before the first tape is used up.
             given = iter(d_states)
             for layer, tape in zip(self.layers, tapes, strict=True):
@@ -185,8 +185,8 @@ class Sequential(Parametrized):
         """Return each layer with what it takes besides its input."""
         self._need_recurrent("lengths", lengths)
         self._need_recurrent("reset", reset)
-        states = self._split("state", state)
-        reset_states = self._split("reset_state", reset_state)
+        states = self.split_state("state", state)
+        reset_states = self.split_state("reset_state", reset_state)
         return [
             (
                 layer,
@@ -206,7 +206,14 @@ class Sequential(Parametrized):
         if value is not None and not self.recurrent:
             raise ValueError(f"{name}: expected None, as no layer is recurrent")
 
-    def _split(self, name: str, state: object) -> list[Any]:
+    def split_state(self, name: str, state: object) -> list[Any]:
+        """Return the state of each recurrent layer, None for all of them if it is None.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If it is no tuple of as many states; what they are is left to the layers.
+        """
         count = self.recurrent
         self._need_recurrent(name, state)
         if state is None:

@@ -89,16 +89,21 @@ def assert_gradients_of_layer(layer: Any, x: np.ndarray, seed: int = 0) -> None:
     found = {"input": gradients.input, **gradients.parameters}
     assert_same_bits({"input": again.input, **again.parameters}, found)
     assert gradients.state is gradients.reset_state is None
-    assert gradients.parameters.keys() == layer.parameters.keys()
     assert_gradient(lambda v: float(np.sum(u * layer(v))), x, gradients.input)
-    for name, array in layer.parameters.items():
+    assert_gradients_of_parameters(layer, gradients, lambda: float(np.sum(u * layer(x))))
+
+
+def assert_gradients_of_parameters(model: Any, gradients: Any, loss: Callable[[], float]) -> None:
+    """Compare the gradients of all parameters, which are put back, with central differences."""
+    assert list(gradients.parameters) == list(model.parameters)
+    for name, array in model.parameters.items():
         kept = array.copy()
 
-        def loss(value: np.ndarray, array: np.ndarray = array) -> float:
-            array[...] = value
-            return float(np.sum(u * layer(x)))
+        def value(changed: np.ndarray, array: np.ndarray = array) -> float:
+            array[...] = changed
+            return loss()
 
-        assert_gradient(loss, kept, gradients.parameters[name])
+        assert_gradient(value, kept, gradients.parameters[name])
         array[...] = kept
 
 

@@ -50,6 +50,8 @@ class World:
         self.perceptron = fastrnn.Perceptron(I, H, seed=1)
         self.embedding = fastrnn.Embedding(7, I, seed=1)
         self.model = fastrnn.Sequential(self.embedding, fastrnn.LSTM(I, H, seed=2))
+        # A vector of h and c is the state of the decoder.
+        self.captions = fastrnn.OneToMany(fastrnn.Linear(I, 2 * H, seed=1), self.model)
 
     def names(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in dir(self) if not name.startswith("_")}
@@ -59,7 +61,7 @@ class World:
         return public | more | sizes | own
 
     def bytes(self) -> list[bytes]:
-        layers = (self.layer, self.gru, self.cell, self.linear, self.perceptron, self.model)
+        layers = (self.layer, self.gru, self.cell, self.linear, self.perceptron, self.captions)
         arrays = [value for value in vars(self).values() if isinstance(value, np.ndarray)]
         arrays += [array for layer in layers for array in layer.parameters.values()]
         return [array.tobytes() for array in arrays]
@@ -107,6 +109,7 @@ def test_what_the_cases_start_from_is_good() -> None:
     world.model.record(world.indices).backward(world.dy)
     world.started().record(world.x[2:4]).backward(world.dy[2:4])
     world.linear.record(world.x).backward(world.dy)
+    world.captions.record(world.x[0], world.indices, lengths=world.lengths).backward(world.dy)
     assert world.perceptron.learn(world.x[0], world.lengths % H)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from compare import assert_gradient
+from compare import assert_gradient, assert_gradients_of_parameters
 from problems import VARIANTS, Variant
 
 T, B, I, H, P, K = 6, 3, 2, 4, 3, 3
@@ -45,20 +45,6 @@ def same(found: Any, expected: Any) -> None:
             same(a, b)
     else:
         np.testing.assert_array_equal(found, expected, strict=True)
-
-
-def assert_parameter_gradients(model: Any, gradients: Any, loss: Any) -> None:
-    """Compare the gradients of all parameters with central differences of a loss()."""
-    assert list(gradients.parameters) == list(model.parameters)
-    for name, array in model.parameters.items():
-        kept = array.copy()
-
-        def value(changed: np.ndarray, array: np.ndarray = array) -> float:
-            array[...] = changed
-            return loss()
-
-        assert_gradient(value, kept, gradients.parameters[name])
-        array[...] = kept
 
 
 # -- many to one ----------------------------------------------------------------------------------
@@ -140,6 +126,128 @@ def test_gradients_of_many_to_one(variant: Variant) -> None:
     tape = model.record(x, lengths=LENGTHS)
     gradients = tape.backward(u)
     assert gradients.input is None
-    assert_parameter_gradients(
+    assert_gradients_of_parameters(
         model, gradients, lambda: float(np.sum(u * model(x, lengths=LENGTHS)))
     )
+
+
+@VARIANT_IDS
+def test_many_to_one_takes_the_layouts_of_its_layers(variant: Variant) -> None:
+    D, R = 2, P if variant.projected else H
+    head = fastrnn.Linear(D * R, K, dtype="float64", seed=4)
+    plain = fastrnn.ManyToOne(make(variant, bidirectional=True), head)
+    turned = fastrnn.ManyToOne(make(variant, bidirectional=True, batch_first=True), head)
+    x, u, reset = draw(T, B, I), draw(B, K), draw(T, B) > 1
+    reset_state = (draw_like(plain.record(x).state[0], 8),)
+    sequence = {"lengths": LENGTHS, "reset_state": reset_state}
+    tape = plain.record(x, reset=reset, **sequence)
+    other = turned.record(x.swapaxes(0, 1), reset=reset.T, **sequence)
+    same(other.output, tape.output)
+    d_x = tape.backward(u, retain=True).input
+    found = other.backward(u)
+    same(found.input.swapaxes(0, 1), d_x)
+    same(found.reset_state, tape.backward(u).reset_state)
+
+    state = draw_like(tape.state, 6)
+    one = plain.record(x[:, 0], [as_row(state[0])], lengths=4)
+    full = plain.record(x[:, :1], (as_row(state[0], slice(1)),), lengths=np.array([4]))
+    assert one.output.shape == (K,)
+    np.testing.assert_allclose(one.output, full.output[0], rtol=1e-14)
+    np.testing.assert_allclose(
+        one.backward(u[0]).input, full.backward(u[:1]).input[:, 0], rtol=1e-12, atol=1e-14
+    )
+
+
+def as_row(state: Any, row: Any = 0) -> Any:
+    """One row of the state of a layer, without the axis of the batch if it is a number."""
+    if isinstance(state, tuple):
+        return tuple(as_row(part, row) for part in state)
+    return state[:, row]
+
+
+def test_gradients_of_the_states_of_many_to_one() -> None:
+    """Of the initial state and of what resets put in its place, through two recurrent layers."""
+    model = fastrnn.ManyToOne(
+        fastrnn.GRU(I, H, seed=1, dtype="float64"),
+        fastrnn.LSTM(H, H, 2, bidirectional=True, seed=2, dtype="float64"),
+    )
+    x, reset = draw(T, B, I), draw(T, B) > 0.5
+    state = draw_like(model.record(x).state, 1)
+    u, v = draw(B, 2 * H), draw_like(state, 30)
+    arguments = {"lengths": LENGTHS, "reset": reset}
+
+    def loss(x: np.ndarray, state: Any, reset_state: Any) -> float:
+        tape = model.record(x, state, **arguments, reset_state=reset_state)
+        finals = [np.sum(a * b) for a, b in zip(flat(v), flat(tape.state), strict=True)]
+        return float(np.sum(u * tape.output) + sum(finals))
+
+    reset_state = draw_like(state, 50)
+    tape = model.record(x, state, **arguments, reset_state=reset_state)
+    kept = [array.copy() for array in flat(v)]
+    gradients = tape.backward(u, v)
+    same(flat(v), kept)
+    assert_gradient(lambda x: loss(x, state, reset_state), x, gradients.input)
+    for k, (a, b) in enumerate(zip(flat(state), flat(gradients.state), strict=True)):
+        assert_gradient(lambda s, k=k: loss(x, exchange(state, k, s), reset_state), a, b)
+    for k, (a, b) in enumerate(zip(flat(reset_state), flat(gradients.reset_state), strict=True)):
+        assert_gradient(lambda s, k=k: loss(x, state, exchange(reset_state, k, s)), a, b)
+
+
+def flat(state: Any) -> list[np.ndarray]:
+    if isinstance(state, tuple):
+        return [array for part in state for array in flat(part)]
+    return [state]
+
+
+def exchange(state: Any, k: int, array: np.ndarray) -> Any:
+    """A state of (h, (h, c)) with one of its three arrays exchanged."""
+    h, (h2, c2) = state
+    arrays = [h, h2, c2]
+    arrays[k] = array
+    return arrays[0], (arrays[1], arrays[2])
+
+
+def test_a_tape_of_many_to_one_is_checked_before_it_is_used_up() -> None:
+    model = fastrnn.ManyToOne(fastrnn.LSTM(I, H, seed=1), fastrnn.Linear(H, K, seed=2))
+    x = draw(T, B, I).astype(np.float32)
+    tape = model.record(x)
+    u = np.ones((B, K), np.float32)
+    for wrong in ({"d_output": u[:2]}, {"d_output": u, "d_state": (u,)}, {"d_state": ()}):
+        with pytest.raises((ValueError, TypeError), match=r"^d_(output|state)"):
+            tape.backward(**wrong)
+    once = tape.backward(u, retain=True)
+    again = tape.backward(u)
+    for name, gradient in once.parameters.items():
+        same(again.parameters[name], gradient)
+    with pytest.raises(ValueError, match="has already run"):
+        tape.backward(u)
+    nothing = model.record(x).backward()
+    assert not any(gradient.any() for gradient in nothing.parameters.values())
+
+
+# -- one to one, many to many ---------------------------------------------------------------------
+
+
+def test_one_to_one_and_many_to_many_are_sequential() -> None:
+    layers = fastrnn.Linear(I, H, seed=1), fastrnn.Tanh(), fastrnn.Linear(H, K, seed=2)
+    x = draw(T, B, I).astype(np.float32)
+    u = draw(T, B, K).astype(np.float32)
+    for kind, parts in (
+        (fastrnn.OneToOne, layers),
+        (fastrnn.ManyToMany, (layers[0], fastrnn.GRU(H, H, seed=3), layers[2])),
+    ):
+        found, expected = kind(*parts), fastrnn.Sequential(*parts)
+        same(found(x), expected(x))
+        one, two = found.record(x), expected.record(x)
+        same(one.output, two.output)
+        a, b = one.backward(u), two.backward(u)
+        same(a.input, b.input)
+        assert list(a.parameters) == list(b.parameters)
+        assert all((a.parameters[name] == g).all() for name, g in b.parameters.items())
+    # And one of them is a layer of the other.
+    inner = fastrnn.OneToOne(*layers[1:])
+    model = fastrnn.ManyToMany(fastrnn.RNN(I, H, seed=4), inner)
+    y, _ = model(x)
+    assert y.shape == (T, B, K)
+    window = next(fastrnn.TruncatedBPTT(model, 4).windows(x))
+    assert window.backward(u[:4]).parameters.keys() == model.parameters.keys()
