@@ -3,12 +3,14 @@
 from . import functional
 from .activations import Dropout, Flatten, ReLU, Sigmoid, Softmax, Tanh, softmax, softmax_jvp
 from .cells import CELLS
+from .convolution import Conv1d, Conv2d
 from .dispatch import info
 from .feedforward import Embedding, Linear
 from .layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .losses import mean_squared_error, softmax_cross_entropy
 from .optim import SGD, Adam, AdamW, clip_by_global_norm, clip_by_value
 from .perceptron import MLP, Perceptron
+from .pooling import AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from .sequential import Sequential
 from .stack import warmup
 from .tape import Gradients, Tape
@@ -24,6 +26,10 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AvgPool1d",
+    "AvgPool2d",
+    "Conv1d",
+    "Conv2d",
     "Dropout",
     "Embedding",
     "Flatten",
@@ -31,6 +37,8 @@ __all__ = [
     "Gradients",
     "LSTMCell",
     "Linear",
+    "MaxPool1d",
+    "MaxPool2d",
     "Perceptron",
     "RNNCell",
     "ReLU",

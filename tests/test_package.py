@@ -64,6 +64,7 @@ def test_public_names() -> None:
         *("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"),
         *("Linear", "Embedding", "Sequential", "Tape", "Gradients", "TruncatedBPTT"),
         *("Softmax", "Tanh", "Sigmoid", "ReLU", "Flatten", "Dropout", "Perceptron", "MLP"),
+        *("Conv1d", "Conv2d", "MaxPool1d", "MaxPool2d", "AvgPool1d", "AvgPool2d"),
         *("softmax", "softmax_jvp", "softmax_cross_entropy", "mean_squared_error"),
         *("SGD", "Adam", "AdamW", "clip_by_global_norm", "clip_by_value"),
     }
@@ -83,8 +84,8 @@ FLOORS = [
     {"stack"},
     {"functional", "layers", "threadpool"},
     {"feedforward", "losses", "optim"},
-    {"activations"},
-    {"sequential"},
+    {"activations", "windows"},
+    {"sequential", "convolution", "pooling"},
     {"truncation", "perceptron"},
     {"weights"},
     {"torch"},
