@@ -130,7 +130,8 @@ class Convolution(Windowed):
 
     def _backward(self, kept: Array, d_y: Array) -> Gradients:
         weight = self.parameters["weight"].reshape(self.out_channels, -1)
-        d_weight, d_x = np.zeros_like(weight), np.zeros_like(kept)
+        d_weight = np.zeros_like(weight)
+        d_x = workspace.full(kept.shape, kept.dtype, 0)
         indices = list(self._indices(kept.shape))
         for rows, columns in self._columns(kept):
             d_rows = np.ascontiguousarray(d_y[rows].swapaxes(0, 1))
@@ -163,9 +164,7 @@ class Convolution(Windowed):
         for rows in _cut(len(x), max(1, most)):
             shape = (self.in_channels, *self.kernel_size, rows.stop - rows.start, *windows)
             if columns is None or columns.shape != shape:
-                columns = workspace.empty(shape, x.dtype)
-                if any(self.padding):
-                    columns[...] = 0
+                columns = workspace.full(shape, x.dtype, 0)
             for place, seeing, seen in indices:
                 columns[place][seeing] = channels[:, rows][seen]
             yield rows, columns.reshape(height, -1)

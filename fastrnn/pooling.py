@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import validation
+from . import validation, workspace
 from .tape import Gradients
 from .validation import Array
 from .windows import Windowed, count, places, short
@@ -85,15 +85,18 @@ class MaxPool(Pool):
 
     def _backward(self, kept: list[tuple[Stage, Array]], d_y: Array) -> Gradients:
         for stage, first in reversed(kept):
-            d_x = np.zeros(stage.x, d_y.dtype)
+            d_x = workspace.full(stage.x, d_y.dtype, 0)
+            # Times 0 or 1 as whole numbers, which keeps inf and NaN where they belong. np.where and
+            # masks took 20 times as long, as processors guess what cannot be foreseen.
+            bits = d_y.view(f"i{d_y.itemsize}")
             for k, windows, seen in stage.places:
-                d_x[seen] += np.where(first[windows] == k, d_y[windows], 0)
+                d_x[seen] += (bits[windows] * (first[windows] == k)).view(d_y.dtype)
             d_y = d_x
         return Gradients(d_y)
 
 
 def _greatest(x: Array, stage: Stage) -> Array:
-    y = np.full(stage.y, -math.inf, x.dtype)
+    y = workspace.full(stage.y, x.dtype, -math.inf)
     for _, windows, seen in stage.places:
         np.maximum(y[windows], x[seen], out=y[windows])  # which passes NaN on
     return y
@@ -102,12 +105,14 @@ def _greatest(x: Array, stage: Stage) -> Array:
 def _first(x: Array, y: Array, stage: Stage) -> Array:
     """Return where in its window the greatest value stands first; NaN counts as greatest."""
     first = np.zeros(stage.y, np.min_scalar_type(len(stage.places)))
+    missing = np.ones(stage.y, bool)  # whether it stands further behind
     nan = bool(np.isnan(y).any())
-    for k, windows, seen in reversed(stage.places):
-        greatest = x[seen] == y[windows]
+    for _, windows, seen in stage.places:
+        less = x[seen] != y[windows]
         if nan:
-            greatest |= np.isnan(x[seen])
-        np.copyto(first[windows], k, where=greatest, casting="unsafe")
+            less &= ~np.isnan(x[seen])
+        missing[windows] &= less
+        first += missing
     return first
 
 
@@ -117,7 +122,7 @@ class AvgPool(Pool):
     def _forward(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         shape = x.shape
         for stage in self._stages(shape):
-            y = np.zeros(stage.y, x.dtype)
+            y = workspace.full(stage.y, x.dtype, 0)
             for _, windows, seen in stage.places:
                 y[windows] += x[seen]
             x = y
@@ -127,7 +132,7 @@ class AvgPool(Pool):
     def _backward(self, kept: tuple[int, ...], d_y: Array) -> Gradients:
         d_y = d_y / math.prod(self.kernel_size)
         for stage in reversed(list(self._stages(kept))):
-            d_x = np.zeros(stage.x, d_y.dtype)
+            d_x = workspace.full(stage.x, d_y.dtype, 0)
             for _, windows, seen in stage.places:
                 d_x[seen] += d_y[windows]
             d_y = d_x
