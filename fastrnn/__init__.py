@@ -3,6 +3,7 @@
 from . import decoding, functional
 from .activations import Dropout, Flatten, ReLU, Sigmoid, Softmax, Tanh, softmax, softmax_jvp
 from .cells import CELLS
+from .convolution import Conv1d, Conv2d
 from .dispatch import info
 from .encoder_decoder import EncoderDecoder, OneToMany
 from .feedforward import Embedding, Linear
@@ -11,6 +12,7 @@ from .losses import mean_squared_error, softmax_cross_entropy
 from .optim import SGD, Adam, AdamW, clip_by_global_norm, clip_by_value
 from .paradigms import ManyToMany, ManyToOne, OneToOne
 from .perceptron import MLP, Perceptron
+from .pooling import AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from .sequential import Sequential
 from .stack import warmup
 from .stream import Stream
@@ -27,6 +29,10 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AvgPool1d",
+    "AvgPool2d",
+    "Conv1d",
+    "Conv2d",
     "Dropout",
     "Embedding",
     "EncoderDecoder",
@@ -37,6 +43,8 @@ __all__ = [
     "Linear",
     "ManyToMany",
     "ManyToOne",
+    "MaxPool1d",
+    "MaxPool2d",
     "OneToMany",
     "OneToOne",
     "Perceptron",

@@ -138,6 +138,7 @@ def test_bad_input(expression: str, error: str) -> None:
         lambda: fastrnn.RNNCell(2**62, 1),
         lambda: fastrnn.Linear(2**40, 2**40),
         lambda: fastrnn.Embedding(2**61, 1),
+        lambda: fastrnn.Conv2d(2, 3, 2**31),
         lambda: fastrnn.Perceptron(2**40, 2**40),
         lambda: fastrnn.MLP(2, (3, 2**62), 2),
         lambda: workspace.empty((2**31, 2**31, 2), np.dtype(np.float64)),

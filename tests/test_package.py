@@ -66,6 +66,7 @@ def test_public_names() -> None:
         *("Softmax", "Tanh", "Sigmoid", "ReLU", "Flatten", "Dropout", "Perceptron", "MLP"),
         *("OneToOne", "OneToMany", "ManyToOne", "ManyToMany", "EncoderDecoder"),
         *("Stream", "decoding"),
+        *("Conv1d", "Conv2d", "MaxPool1d", "MaxPool2d", "AvgPool1d", "AvgPool2d"),
         *("softmax", "softmax_jvp", "softmax_cross_entropy", "mean_squared_error"),
         *("SGD", "Adam", "AdamW", "clip_by_global_norm", "clip_by_value"),
     }
@@ -85,8 +86,8 @@ FLOORS = [
     {"stack"},
     {"functional", "layers", "threadpool"},
     {"feedforward", "losses", "optim"},
-    {"activations"},
-    {"sequential"},
+    {"activations", "windows"},
+    {"sequential", "convolution", "pooling"},
     {"states"},
     {"truncation", "perceptron", "decoding", "stream"},
     {"paradigms"},
