@@ -15,6 +15,7 @@ import re
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ import fetch
 import harness
 from fastrnn import weights
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FOLDER = "textgenrnn-2.0.0/textgenrnn/textgenrnn_"
 T = 40  # characters that the next one depends on
 META = "<s>"  # begins and ends a text
@@ -30,6 +34,7 @@ EPSILON = 1e-7  # as in Keras
 TEMPERATURE = 0.5
 PROMPT = "The reason "
 SAMPLES, MOST = 20, 200  # texts that are written, characters of each
+DRAWN = 60  # characters of the picture
 
 
 class Writer:
@@ -82,15 +87,19 @@ class Writer:
 
     def bits(self, text: str) -> float:
         """Return the bits per character that the network needs for a text."""
-        written = [META, *text]
-        ends = range(1, len(written))
         total = 0.0
-        for start in range(1, len(written), 500):
-            batch = ends[start - 1 : start + 499]
-            p = self([written[max(0, end - T) : end] for end in batch])
-            right = [self.vocabulary.get(written[end], 0) for end in batch]
-            total -= float(np.log2(p[np.arange(len(batch)), right] + EPSILON).sum())
+        for start in range(0, len(text), 500):
+            total += float(self.read(text, start, start + 500)[0].sum())
         return total / len(text)
+
+    def read(self, text: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the bits that each character from `start` to `stop` takes (n,), and the
+        probabilities of all characters in its place (n, 465)."""
+        written = [META, *text]
+        ends = range(start + 1, min(stop + 1, len(written)))
+        p = self([written[max(0, end - T) : end] for end in ends])
+        right = [self.vocabulary.get(written[end], 0) for end in ends]
+        return -np.log2(p[np.arange(len(ends)), right] + EPSILON), p
 
 
 def load() -> Writer:
@@ -149,7 +158,44 @@ def example(quick: bool = False, seed: int = 0) -> harness.Outcome:
         f"{samples[0]!r}; {share:.0%} of its words are in use (by chance {by_chance:.0%}), and "
         f"prose takes it {bits:.2f} bits a character (by frequencies {frequent:.2f})"
     )
-    return harness.Outcome(line, bool(bits < 0.75 * frequent and share > 0.6), table)
+    right = bool(bits < 0.75 * frequent and share > 0.6)
+    return harness.Outcome(line, right, table, picture(writer, text, frequent))
+
+
+def picture(writer: Writer, text: str, frequent: float) -> Figure:
+    """Draw the bits that each character of a text takes, and which were thought most probable."""
+    from matplotlib.figure import Figure
+
+    bits, p = writer.read(text, 0, DRAWN)
+    places = range(len(bits))
+    visible = {" ": "␣", META: "¶", "\n": "↵"}
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    above.bar(places, bits, color=["C0" if n < frequent else "C3" for n in bits])
+    above.axhline(frequent, c="0.4", lw=0.8, ls=":", label="by frequencies, on average")
+    above.axhline(bits.mean(), c="C0", lw=0.8, label=f"the network, here: {bits.mean():.2f}")
+    above.set(title="How much each character of a text surprises the network", ylabel="bits")
+    above.legend()
+    ranks = range(1, 6)
+    for place, row in enumerate(p):
+        for rank, index in zip(ranks, np.argsort(-row, kind="stable").tolist(), strict=False):
+            c = writer.characters.get(index, "")
+            came = c == text[place]
+            below.text(
+                place,
+                rank,
+                visible.get(c, c),
+                alpha=max(0.15, float(row[index]) ** 0.5),  # the more probable, the darker
+                color="C0" if came else "k",
+                weight="bold" if came else "normal",
+                ha="center",
+                va="center",
+                parse_math=False,
+            )
+    below.set_xticks(places, [visible.get(c, c) for c in text[: len(bits)]])
+    below.set(xlim=(-0.7, len(bits) - 0.3), ylim=(5.5, 0.5), yticks=ranks)
+    below.set(xlabel="the text", ylabel="most probable (blue: came)")
+    return figure
 
 
 if __name__ == "__main__":

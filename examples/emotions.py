@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import fetch
 import harness
 from fastrnn import weights
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FOLDER = "reactionrnn-0.1/reactionrnn/reactionrnn_"
 REACTIONS = ("love", "wow", "haha", "sad", "angry")
@@ -54,11 +58,15 @@ class Reactions:
         """Return the shares of the reactions to each text (B, 5)."""
         x = np.zeros((len(texts), T), int)  # 0 stands in front of short texts, and is read, too
         for b, text in enumerate(texts):
-            known = [self.vocabulary[c] for c in text if c in self.vocabulary][-T:]
+            known = [self.vocabulary[c] for c in self.read(text)]
             x[b, T - len(known) :] = known
         _, h_n = self.gru(self.embedding(x))
         found = np.maximum(self.head(h_n[0]), 0)
         return found / found.sum(axis=1, keepdims=True)
+
+    def read(self, text: str) -> list[str]:
+        """Return the characters of a text that are read."""
+        return [c for c in text if c in self.vocabulary][-T:]
 
 
 def load() -> Reactions:
@@ -70,7 +78,8 @@ def load() -> Reactions:
 def example(quick: bool = False, seed: int = 0) -> harness.Outcome:
     """Compare with what is published, to its four decimals."""
     del quick, seed  # it takes a moment, and nothing is drawn
-    found = load()(list(PUBLISHED))
+    network = load()
+    found = network(list(PUBLISHED))
     wrong = np.abs(found - list(PUBLISHED.values())) > 0.5e-4
     table = [("text", *REACTIONS)]
     for text, row in zip(PUBLISHED, found, strict=True):
@@ -78,7 +87,33 @@ def example(quick: bool = False, seed: int = 0) -> harness.Outcome:
     line = (
         f"{wrong.size - wrong.sum()} of {wrong.size} shares are the published ones to four decimals"
     )
-    return harness.Outcome(line, not wrong.any(), table)
+    return harness.Outcome(line, not wrong.any(), table, picture(network, found))
+
+
+def picture(network: Reactions, found: np.ndarray) -> Figure:
+    """Draw the shares of each text (5, 5), and how they came about, character by character."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    rows = figure.subplots(len(PUBLISHED), 2, width_ratios=(3, 1))
+    figure.suptitle("What people will feel: as it is read, and at the end (x: published)")
+    for (reading, end), (text, published), shares in zip(
+        rows, PUBLISHED.items(), found, strict=True
+    ):
+        characters = network.read(text)
+        # Each beginning of the text is a text of its own.
+        after = network([text[: n + 1] for n, c in enumerate(text) if c in network.vocabulary])
+        under = np.zeros(len(after))
+        for k, name in enumerate(REACTIONS):
+            reading.bar(range(len(after)), after[:, k], 1, bottom=under, color=f"C{k}", label=name)
+            under += after[:, k]
+        reading.set_xticks(range(len(after)), characters)
+        reading.set(xlim=(-0.5, len(after) - 0.5), ylim=(0, 1), ylabel="share")
+        end.bar(REACTIONS, shares, color=[f"C{k}" for k in range(len(REACTIONS))])
+        end.plot(REACTIONS, published, "kx")
+        end.set(ylim=(0, 1.1))
+    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
 
 
 if __name__ == "__main__":

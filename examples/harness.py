@@ -86,6 +86,35 @@ def _cut(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
+def split(
+    groups: np.ndarray, shares: Sequence[float], generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Cut rows at random into parts of about these shares: the indices of each part's, ascending.
+
+    Rows of one group (any integer for each row) are never in two parts.
+    """
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = generator.permutation(len(sizes))
+    before = np.cumsum(sizes[order]) - sizes[order]  # rows of the groups in front of each
+    part = np.empty(len(sizes), int)
+    part[order] = np.searchsorted(np.cumsum(shares)[:-1] * len(groups), before, side="right")
+    return [np.flatnonzero(part[group] == k) for k in range(len(shares))]
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of indices side by side (T, B), zeros past their ends, and their lengths (B,)."""
+    lengths = np.array([len(row) for row in rows], int)
+    x = np.zeros((lengths.max(initial=0), len(rows)), int)
+    for b, row in enumerate(rows):
+        x[: len(row), b] = row
+    return x, lengths
+
+
+def cooled(lr: float, done: float) -> float:
+    """Return the learning rate after a share of the steps: full for one half, then down to 0."""
+    return lr * min(1.0, 2.0 * (1.0 - done))
+
+
 def progress(items: Iterable[T], count: int, label: str) -> Iterator[T]:
     """Yield the items, and show how many of `count` are done."""
     with console.display() as show:

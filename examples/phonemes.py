@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
@@ -22,9 +22,13 @@ import fastrnn
 import fetch
 import harness
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 LETTERS = ("<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz")
 START, END = 2, 3  # <s> and </s> among the phonemes
 MOST = 20  # phonemes of a word, as in g2p_en
+DRAWN = ("thought", "physician", "knowledge")
 
 
 class Phonemes:
@@ -51,14 +55,7 @@ class Phonemes:
 
     def __call__(self, words: Sequence[str]) -> list[list[int]]:
         """Return the phonemes of each word, as indices."""
-        lengths = np.array([len(word) + 1 for word in words])
-        letters = np.zeros((lengths.max(), len(words)), int)
-        for b, word in enumerate(words):
-            letters[: len(word), b] = [self.letters.get(letter, 1) for letter in word]
-            letters[len(word), b] = self.letters["</s>"]
-        # Every word in one call; the final state of each is that at its own end.
-        _, h_n = self.encoder(self.encoder_embedding[letters], lengths=lengths)
-        h = h_n[0]
+        h = self.encode(words)
         found: list[list[int]] = [[] for _ in words]
         going = np.arange(len(words))
         last = np.full(len(words), START)
@@ -73,6 +70,30 @@ class Phonemes:
             for b, phoneme in zip(going.tolist(), last.tolist(), strict=True):
                 found[b].append(phoneme)
         return found
+
+    def encode(self, words: Sequence[Sequence[str]]) -> np.ndarray:
+        """Return the state after each word (B, 256)."""
+        lengths = np.array([len(word) + 1 for word in words])
+        letters = np.zeros((lengths.max(), len(words)), int)
+        for b, word in enumerate(words):
+            letters[: len(word), b] = [self.letters.get(letter, 1) for letter in word]
+            letters[len(word), b] = self.letters["</s>"]
+        # Every word in one call; the final state of each is that at its own end.
+        _, h_n = self.encoder(self.encoder_embedding[letters], lengths=lengths)
+        return h_n[0]
+
+    def dependence(self, word: str) -> tuple[list[int], np.ndarray]:
+        """Return the phonemes of a word, and how much each hangs on each letter (n, letters): the
+        bits of probability that it loses where the letter is unknown, the rest being the same."""
+        (found,) = self([word])
+        hidden = [[*word[:k], "<unk>", *word[k + 1 :]] for k in range(len(word))]
+        h = self.encode([word, *hidden])
+        bits = []
+        for last, phoneme in zip([START, *found], found, strict=False):
+            h = self.decoder(self.decoder_embedding[np.full(len(h), last)], h)
+            bits.append(-np.log2(fastrnn.softmax(self.head(h))[:, phoneme]))
+        lost = np.array(bits)
+        return found, lost[:, 1:] - lost[:, :1]
 
 
 def _torch_names(checkpoint: dict[str, np.ndarray], part: str, suffix: str) -> dict[str, Any]:
@@ -158,7 +179,25 @@ def example(quick: bool = False, seed: int = 0) -> harness.Outcome:
     )
     if wrong:
         line += f", not: {' '.join(wrong[:10])}"
-    return harness.Outcome(line, not wrong, table)
+    return harness.Outcome(line, not wrong, table, picture(ours, theirs.idx2p))
+
+
+def picture(ours: Phonemes, names: dict[int, str]) -> Figure:
+    """Draw on which letters the phonemes of some words hang."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle("Which letters each phoneme hangs on")
+    panels = figure.subplots(1, len(DRAWN), width_ratios=[len(word) for word in DRAWN])
+    for axes, word in zip(panels, DRAWN, strict=True):
+        found, lost = ours.dependence(word)
+        image = axes.imshow(np.maximum(lost, 0), cmap="Blues", vmin=0, vmax=10, aspect="auto")
+        axes.set_xticks(range(len(word)), word)
+        axes.set_yticks(range(len(found)), [names[phoneme] for phoneme in found])
+    panels[0].set(xlabel="letter", ylabel="phoneme")
+    label = "bits that it loses without the letter"
+    figure.colorbar(image, ax=panels, label=label, extend="max")
+    return figure
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import io
 import wave
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,12 @@ import fetch
 import harness
 from fastrnn import weights
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MODEL = "silero_vad/data/silero_vad_16k_sequence.onnx"
-FRAME, BEFORE = 512, 64  # samples of a frame at 16 kHz, and of the one before that it is read with
+RATE = 16000  # samples a second
+FRAME, BEFORE = 512, 64  # samples of a frame, and of the one before that it is read with
 HIDDEN = 128
 LIMIT = 2e-6  # largest error of an output, which lies in [-1, 1]
 
@@ -40,7 +45,7 @@ def recording(name: str) -> np.ndarray:
     else:
         data = fetch.read("pocketsphinx-testdata", f"{SPEECH}/{name}")
     with wave.open(io.BytesIO(data)) as file:
-        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16000, 1, 2)
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (RATE, 1, 2)
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
     return samples.astype(np.float32) / 32768
 
@@ -160,14 +165,16 @@ def example(quick: bool = False, seed: int = 0) -> harness.Outcome:
     head = ("recording", "seconds", "speech", "from ORT", "from exact", "ORT from exact")
     table, all_errors = [(*head, "states", "probability")], []
     longest = np.empty((0, 1, HIDDEN), np.float32)
+    drawn: list[tuple[str, np.ndarray, np.ndarray]] = []
     for name in RECORDINGS:
         samples = recording(name)
         x, found, errors = detector.compare(samples)
         all_errors.append(errors)
         longest = max(longest, x, key=len)
         title = f"{Path(name).parent} {Path(name).stem.rpartition('-')[2]}"
-        row = (f"{len(samples) / 16000:.1f}", f"{np.mean(found > 0.5):.0%}")
+        row = (f"{len(samples) / RATE:.1f}", f"{np.mean(found > 0.5):.0%}")
         table.append((title, *row, *(f"{error:.1e}" for error in errors)))
+        drawn.append((title, samples, found))
     times = []
     for threads in sorted({1, fastrnn.info()["threads"]}):
         alone = Runtime(path, threads).lstm
@@ -185,7 +192,29 @@ def example(quick: bool = False, seed: int = 0) -> harness.Outcome:
         f"{worst.from_runtime:.1e} apart; {len(longest)} frames take ONNX Runtime this many times "
         f"as long, by threads: {', '.join(times)}"
     )
-    return harness.Outcome(line, is_right(worst), table)
+    return harness.Outcome(line, is_right(worst), table, picture(drawn[:3]))
+
+
+def picture(recordings: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
+    """Draw recordings, each with its name, samples and probabilities of speech (T,)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    figure.suptitle("Does someone speak? Probability in each 32 ms, over the sound")
+    for axes, (name, samples, found) in zip(
+        figure.subplots(len(recordings), squeeze=False)[:, 0], recordings, strict=True
+    ):
+        seconds = (np.arange(len(found)) + 0.5) * FRAME / RATE
+        sound = frames(samples)[:, BEFORE:]
+        loudest = np.abs(samples).max()
+        axes.fill_between(
+            seconds, sound.min(axis=1) / loudest, sound.max(axis=1) / loudest, color="0.7", lw=0
+        )
+        axes.plot(seconds, found, "C0", lw=1)
+        axes.axhline(0.5, c="0.4", lw=0.8, ls=":")
+        axes.set(title=name, xlim=(0, seconds[-1]), ylim=(-1, 1.05), ylabel="probability, sound")
+    axes.set_xlabel("seconds")
+    return figure
 
 
 def is_right(errors: Errors) -> bool:

@@ -1,6 +1,8 @@
-"""Layers without memory: Linear and Embedding."""
+"""Layers without memory: what they have in common, Linear and Embedding."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -44,8 +46,70 @@ def _product_of_columns(a: Array, b: Array) -> Array:
     return out
 
 
-class Linear(Parametrized):
-    """Affine map y = W x + b over the last axis.
+class FeedForward(Parametrized):
+    """A layer without memory; the base of all of them.
+
+    A layer states what is its own, in `_read`, `_forward` and `_backward`; one that records
+    otherwise than it infers also `_record`. None of them may write to what it is given. Inf and
+    NaN are results there, not messages.
+
+    Attributes
+    ----------
+    parameters
+        Name to array; empty for a layer that has nothing to learn.
+    """
+
+    def __init__(self) -> None:
+        self.parameters = {}
+
+    def __call__(self, x: Array) -> Array:
+        """Infer: return the output for x, recording nothing.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If x is wrong.
+        """
+        found = self._read(x)
+        with np.errstate(all="ignore"):
+            return self._forward(found)[0]
+
+    def record(self, x: Array) -> Tape:
+        """Train: run on x and return a `Tape` without a state; raises what a call raises."""
+        found = self._read(x)
+        with np.errstate(all="ignore"):
+            output, kept = self._record(found)
+        output.flags.writeable = False
+
+        @np.errstate(all="ignore")
+        def run(d_y: Array) -> Gradients:
+            return self._backward(kept, d_y)
+
+        def pullback(d_output: object, d_state: object) -> Run:
+            d_y = _d_output(d_output, d_state, output)
+            return lambda retain: run(d_y)
+
+        return Tape(output, None, pullback)
+
+    def _read(self, x: object) -> Array:
+        """Check x and return it as an array; here any of float32 or float64."""
+        return validation.floating("x", x)
+
+    def _forward(self, x: Array) -> tuple[Array, Any]:
+        """Return the output, an array object of its own, and what `_backward` needs."""
+        raise NotImplementedError
+
+    def _record(self, x: Array) -> tuple[Array, Any]:
+        """Return what `_forward` returns, for a pass that is recorded."""
+        return self._forward(x)
+
+    def _backward(self, kept: Any, d_y: Array) -> Gradients:
+        """Return the gradients, given that of the output, of its shape and dtype."""
+        raise NotImplementedError
+
+
+class Linear(FeedForward):
+    """Affine map y = W x + b over the last axis: x (..., I) to (..., O).
 
     Parameters
     ----------
@@ -83,51 +147,36 @@ class Linear(Parametrized):
             shapes, self.in_features**-0.5, self.dtype, validation.generator("seed", seed)
         )
 
-    def __call__(self, x: Array) -> Array:
-        """Map x (..., I) to (..., O); `ValueError` or `TypeError` names a wrong argument."""
-        return self._apply(self._read(x))
-
-    def record(self, x: Array) -> Tape:
-        """Map x (..., I) and return a `Tape` with the output (..., O)."""
-        found = self._read(x)
-        output = self._apply(found)
-        output.flags.writeable = False
-
-        def pullback(d_output: object, d_state: object) -> Run:
-            d_y = _d_output(d_output, d_state, output)
-            return lambda retain: self._backward(found, d_y)
-
-        return Tape(output, None, pullback)
-
-    def _backward(self, x: Array, d_y: Array) -> Gradients:
-        rows = d_y.reshape(-1, self.out_features)
-        x_rows = x.reshape(len(rows), self.in_features)
-        gradients = {"weight": _product_of_columns(rows, x_rows)}
-        if "bias" in self.parameters:
-            gradients["bias"] = rows.sum(axis=0)
-        d_x = _product(rows, self.parameters["weight"])
-        return Gradients(d_x.reshape(x.shape), parameters=gradients)
-
     def _read(self, x: object) -> Array:
         found = validation.floating("x", x, self.dtype)
         if found.ndim < 1 or found.shape[-1] != self.in_features:
             raise ValueError(f"x: expected shape (..., I={self.in_features}), got {found.shape}")
         return found
 
-    def _apply(self, x: Array) -> Array:
+    def _forward(self, x: Array) -> tuple[Array, Array]:
         # One product over all rows: matmul would take the leading axes one by one.
         rows = _product(x.reshape(-1, self.in_features), self.parameters["weight"].T)
         if "bias" in self.parameters:
             rows += self.parameters["bias"]
-        return rows.reshape(*x.shape[:-1], self.out_features)
+        return rows.reshape(*x.shape[:-1], self.out_features), x
+
+    def _backward(self, kept: Array, d_y: Array) -> Gradients:
+        rows = d_y.reshape(-1, self.out_features)
+        gradients = {"weight": _product_of_columns(rows, kept.reshape(len(rows), self.in_features))}
+        if "bias" in self.parameters:
+            gradients["bias"] = rows.sum(axis=0)
+        d_x = _product(rows, self.parameters["weight"])
+        return Gradients(d_x.reshape(kept.shape), parameters=gradients)
 
     def __repr__(self) -> str:
         bias = "" if "bias" in self.parameters else ", bias=False"
         return f"Linear({self.in_features}, {self.out_features}{bias}, dtype='{self.dtype}')"
 
 
-class Embedding(Parametrized):
-    """Table that maps an index to a vector.
+class Embedding(FeedForward):
+    """Table that maps an index to a vector: integers x (...), each in 0 ... V-1, to (..., E).
+
+    Indices have no gradient, so ``Gradients.input`` is None.
 
     Parameters
     ----------
@@ -159,35 +208,21 @@ class Embedding(Parametrized):
         validation.generator("seed", seed).standard_normal(out=weight, dtype=self.dtype)
         self.parameters = {"weight": weight}
 
-    def __call__(self, x: Array) -> Array:
-        """Map integers x (...), each in 0 ... V-1, to (..., E)."""
-        found = validation.indices("x", x, self.num_embeddings)
-        return np.take(self.parameters["weight"], found, axis=0)
+    def _read(self, x: object) -> Array:
+        return validation.indices("x", x, self.num_embeddings)
 
-    def record(self, x: Array) -> Tape:
-        """Map integers x (...) and return a `Tape` with the output (..., E).
+    def _forward(self, x: Array) -> tuple[Array, Array]:
+        return np.take(self.parameters["weight"], x, axis=0), x
 
-        Indices have no gradient, so ``Gradients.input`` is None.
-        """
-        found = validation.indices("x", x, self.num_embeddings)
-        output = np.take(self.parameters["weight"], found, axis=0)
-        output.flags.writeable = False
-
-        def pullback(d_output: object, d_state: object) -> Run:
-            d_y = _d_output(d_output, d_state, output)
-            return lambda retain: Gradients(None, parameters={"weight": self._scatter(found, d_y)})
-
-        return Tape(output, None, pullback)
-
-    def _scatter(self, x: Array, d_y: Array) -> Array:
+    def _backward(self, kept: Array, d_y: Array) -> Gradients:
         """Sum the gradient of each row of the table: sorted runs, as np.add.at is slow."""
         gradient = np.zeros_like(self.parameters["weight"])
-        if x.size:
-            order = np.argsort(x, axis=None, kind="stable")
-            used, starts = np.unique(x.reshape(-1)[order], return_index=True)
+        if kept.size:
+            order = np.argsort(kept, axis=None, kind="stable")
+            used, starts = np.unique(kept.reshape(-1)[order], return_index=True)
             rows = d_y.reshape(-1, self.embedding_dim)[order]
             gradient[used] = np.add.reduceat(rows, starts, axis=0)
-        return gradient
+        return Gradients(None, parameters={"weight": gradient})
 
     def __repr__(self) -> str:
         return f"Embedding({self.num_embeddings}, {self.embedding_dim}, dtype='{self.dtype}')"

@@ -42,6 +42,16 @@ class Parametrized:
 
     parameters: dict[str, Array]
 
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        """Take the attributes of a copy, with NumPy's own dtypes: a quick call looks for them."""
+        vars(self).update(attributes)
+        if "dtype" in attributes:
+            vars(self)["dtype"] = validation.dtype("dtype", attributes["dtype"])
+        for name, array in self.parameters.items():
+            own = validation.dtype(name, array.dtype)
+            if array.dtype is not own:  # it was unpickled
+                self.parameters[name] = array.view(own)
+
     def load_parameters(self, mapping: Mapping[str, Array]) -> None:
         """Copy values into the parameters; names, shapes and dtypes must be the same.
 

@@ -1,4 +1,4 @@
-"""Softmax and losses; every loss returns its value and the gradient of its first argument."""
+"""Losses; every one returns its value and the gradient of its first argument."""
 
 from __future__ import annotations
 
@@ -8,44 +8,6 @@ from . import validation
 from .validation import Array
 
 REDUCTIONS = ("mean", "sum")
-
-
-def softmax(x: Array, axis: int = -1) -> Array:
-    """Softmax exp(x) / sum(exp(x)) along an axis, stable for any finite x.
-
-    Parameters
-    ----------
-    x
-        Array of float32 or float64 with at least one axis.
-    axis
-        The axis that sums to 1.
-
-    Returns
-    -------
-    Array
-        Shape and dtype of x.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If x has no values along the axis, or another dtype; the message names the argument.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> softmax(np.array([0.0, 0.0, 1000.0]))
-    array([0., 0., 1.])
-    """
-    found = validation.floating("x", x)
-    axis = validation.whole("axis", axis)
-    if found.ndim == 0 or not -found.ndim <= axis < found.ndim:
-        raise ValueError(f"axis: expected an axis of x with shape {found.shape}, got {axis}")
-    if not found.shape[axis]:
-        raise ValueError(f"x: expected at least one value along axis {axis}, got {found.shape}")
-    with np.errstate(all="ignore"):  # an exp that vanishes is a result, not a message
-        e = np.exp(found - found.max(axis=axis, keepdims=True))
-        e /= e.sum(axis=axis, keepdims=True)
-    return np.asarray(e)
 
 
 @np.errstate(all="ignore")

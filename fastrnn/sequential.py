@@ -25,15 +25,39 @@ class Layer(Protocol):
 class Sequential(Parametrized):
     """Layers that feed one another; the recurrent ones also take and return a state.
 
-    The state of the whole is a tuple with one entry for each recurrent layer, in order. Lengths,
-    resets and reset states reach every recurrent layer.
+    With recurrent layers, the state of the whole is a tuple with one entry for each of them, in
+    order. Lengths, resets and reset states reach every recurrent layer.
+
+    Without any it is itself a layer without memory: a call returns the output alone, and it may be
+    one of the layers of another `Sequential`.
 
     Attributes
     ----------
     layers
         The layers, in order.
+    recurrent
+        How many of them are recurrent.
     parameters
-        Their parameters under the names ``0.weight``, ``1.weight_ih_l0`` ... (not copies).
+        Their parameters under the names ``0.weight``, ``1.weight_ih_l0`` ... (not copies), those of
+        a `Sequential` inside under ``0.1.weight`` ...
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no layer, or one that is none.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> head = fastrnn.Sequential(fastrnn.Linear(4, 3, seed=1), fastrnn.ReLU())
+    >>> head(np.zeros((2, 4), np.float32)).shape
+    (2, 3)
+    >>> model = fastrnn.Sequential(fastrnn.RNN(2, 4, seed=2), head)
+    >>> y, (h_n,) = model(np.zeros((5, 1, 2), np.float32))
+    >>> y.shape, h_n.shape
+    ((5, 1, 3), (1, 1, 4))
+    >>> list(model.parameters)[-2:]
+    ['1.0.weight', '1.0.bias']
     """
 
     def __init__(self, *layers: Layer) -> None:
@@ -41,10 +65,15 @@ class Sequential(Parametrized):
             raise ValueError("layers: expected at least one layer")
         for k, layer in enumerate(layers):
             known = hasattr(layer, "record") and hasattr(layer, "parameters")
-            # Those two return a state where the next layer expects its input.
-            if not known or isinstance(layer, RecurrentCell | Sequential):
+            # A cell returns a state where the next layer expects its input.
+            if not known or isinstance(layer, RecurrentCell):
                 raise TypeError(f"layers[{k}]: expected a layer, got {type(layer).__name__}")
+            if isinstance(layer, Sequential) and layer.recurrent:
+                raise TypeError(
+                    f"layers[{k}]: expected a layer, got a Sequential with recurrent layers"
+                )
         self.layers = layers
+        self.recurrent: int = sum(isinstance(layer, Recurrent) for layer in layers)
         self.parameters = {
             f"{k}.{name}": array
             for k, layer in enumerate(layers)
@@ -59,7 +88,7 @@ class Sequential(Parametrized):
         lengths: Array | None = None,
         reset: Array | None = None,
         reset_state: Any = None,
-    ) -> tuple[Array, tuple[Any, ...]]:
+    ) -> Any:
         """Infer, recording nothing.
 
         Parameters
@@ -75,7 +104,7 @@ class Sequential(Parametrized):
         -------
         output, states
             The last layer's output, (T, B, ·), and a tuple with the final state of each recurrent
-            layer.
+            layer. The output alone if there is none.
 
         Raises
         ------
@@ -90,7 +119,7 @@ class Sequential(Parametrized):
                 finals.append(final)
             else:
                 x = result
-        return x, tuple(finals)
+        return (x, tuple(finals)) if self.recurrent else x
 
     def record(
         self,
@@ -103,7 +132,8 @@ class Sequential(Parametrized):
     ) -> Tape:
         """Run and return a `Tape`; arguments, and what they raise, as in a call.
 
-        Its states, and those of `Gradients`, are tuples with one for each recurrent layer.
+        Its states, and those of `Gradients`, are tuples with one for each recurrent layer, and None
+        if there is none.
         """
         tapes = []
         for layer, arguments in self._arguments(state, lengths, reset, reset_state):
@@ -116,7 +146,7 @@ class Sequential(Parametrized):
         )
 
         def pullback(d_output: object, d_state: object) -> Run:
-            d_states = self._split("d_state", d_state)
+            d_states = self.split_state("d_state", d_state)
             # All of them, before the first tape is used up.
             given = iter(d_states)
             for layer, tape in zip(self.layers, tapes, strict=True):
@@ -124,7 +154,7 @@ class Sequential(Parametrized):
                 tape.check(d_last, next(given) if isinstance(layer, Recurrent) else None)
             return partial(self._backward, tapes, d_output, d_states)
 
-        return Tape(x, finals, pullback)
+        return Tape(x, finals or None, pullback)
 
     def _backward(
         self, tapes: list[Tape], d_output: object, d_states: list[Any], retain: bool
@@ -144,7 +174,7 @@ class Sequential(Parametrized):
             d_x = gradients.input
         return Gradients(
             gradients.input,
-            tuple(states),
+            tuple(states) or None,
             {name: parameters[name] for name in self.parameters},
             tuple(reset_states) if any(state is not None for state in reset_states) else None,
         )
@@ -153,12 +183,10 @@ class Sequential(Parametrized):
         self, state: object, lengths: object, reset: object, reset_state: object
     ) -> list[tuple[Any, dict[str, Any]]]:
         """Return each layer with what it takes besides its input."""
-        recurrent = any(isinstance(layer, Recurrent) for layer in self.layers)
-        for name, value in (("lengths", lengths), ("reset", reset)):
-            if value is not None and not recurrent:
-                raise ValueError(f"{name}: expected None, as no layer is recurrent")
-        states = self._split("state", state)
-        reset_states = self._split("reset_state", reset_state)
+        self._need_recurrent("lengths", lengths)
+        self._need_recurrent("reset", reset)
+        states = self.split_state("state", state)
+        reset_states = self.split_state("reset_state", reset_state)
         return [
             (
                 layer,
@@ -174,8 +202,20 @@ class Sequential(Parametrized):
             for layer in self.layers
         ]
 
-    def _split(self, name: str, state: object) -> list[Any]:
-        count = sum(isinstance(layer, Recurrent) for layer in self.layers)
+    def _need_recurrent(self, name: str, value: object) -> None:
+        if value is not None and not self.recurrent:
+            raise ValueError(f"{name}: expected None, as no layer is recurrent")
+
+    def split_state(self, name: str, state: object) -> list[Any]:
+        """Return the state of each recurrent layer, None for all of them if it is None.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If it is no tuple of as many states; what they are is left to the layers.
+        """
+        count = self.recurrent
+        self._need_recurrent(name, state)
         if state is None:
             return [None] * count
         if not isinstance(state, tuple | list):
@@ -187,4 +227,4 @@ class Sequential(Parametrized):
         return list(state)
 
     def __repr__(self) -> str:
-        return f"Sequential({', '.join(map(repr, self.layers))})"
+        return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"

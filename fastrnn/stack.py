@@ -212,9 +212,7 @@ class Stack:
         for first in range(0, len(weights), self.directions):
             mask = None
             if first and record and self.dropout and self.generator is not None:
-                kept = self.generator.random(x.shape, np.float32) >= self.dropout
-                scale = 1 / (1 - self.dropout) if self.dropout < 1 else 0.0
-                mask = kept * x.dtype.type(scale)
+                mask = dropout_mask(x, self.dropout, self.generator)
                 x = _times(x, mask)
             calls = []
             for n in range(first, first + self.directions):
@@ -372,6 +370,12 @@ def _run_backward(
         for gradient, last in zip(ws.state, d_state, strict=True):
             gradient[...] = last
     return ws
+
+
+def dropout_mask(x: Array, p: float, generator: np.random.Generator) -> Array:
+    """Draw what x is multiplied by: 0 with probability p, else 1 / (1 - p)."""
+    kept = generator.random(x.shape, np.float32) >= p
+    return np.asarray(kept * x.dtype.type(1 / (1 - p) if p < 1 else 0.0))
 
 
 @np.errstate(all="ignore")  # inf and NaN are results, not messages

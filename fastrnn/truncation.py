@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from . import validation
+from . import states, validation
 from .layers import Recurrent
 from .sequential import Sequential
 from .tape import Gradients, Tape
@@ -145,18 +145,7 @@ class TruncatedBPTT:
     def __init__(
         self, model: Recurrent | Sequential, k1: int, k2: int | None = None, *, state: Any = None
     ) -> None:
-        if not isinstance(model, Recurrent | Sequential):
-            raise TypeError(
-                "model: expected RNN, GRU, LSTM or Sequential, got " + type(model).__name__
-            )
-        for layer in (model, *getattr(model, "layers", ())):
-            if getattr(layer, "batch_first", False):
-                raise ValueError("model: expected time first, got a layer with batch_first=True")
-            if getattr(layer, "bidirectional", False):
-                raise ValueError(
-                    "model: expected one direction, got a bidirectional layer "
-                    "(its state cannot be carried from window to window)"
-                )
+        states.need_steps("model", model)
         self.model = model
         self.k1 = validation.positive("k1", k1)
         self.k2 = self.k1 if k2 is None else validation.positive("k2", k2)

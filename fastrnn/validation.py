@@ -229,17 +229,19 @@ def state_tuple(name: str, value: object, states: Sequence[str]) -> tuple[object
     return tuple(value)
 
 
-def lengths(value: object, steps: int, batch: int, *, batched: bool = True) -> Array:
+def lengths(
+    value: object, steps: int, batch: int, *, batched: bool = True, name: str = "lengths"
+) -> Array:
     """Return the (B,) int64 lengths of the rows, each in 0 ... T."""
-    found = integers("lengths", value)
+    found = integers(name, value)
     if batched:
-        shape("lengths", found, ("B", batch))
+        shape(name, found, ("B", batch))
     elif found.shape not in ((), (1,)):
-        raise ValueError(f"lengths: expected one number for an unbatched x, got {found.shape}")
+        raise ValueError(f"{name}: expected one number for an unbatched x, got {found.shape}")
     found = found.reshape(batch)
     if batch and not (found.min() >= 0 and found.max() <= steps):
         raise ValueError(
-            f"lengths: expected values from 0 to T={steps}, got {found.min()} to {found.max()}"
+            f"{name}: expected values from 0 to T={steps}, got {found.min()} to {found.max()}"
         )
     return found
 
@@ -260,11 +262,12 @@ def mapping(name: str, value: object, expected: Mapping[str, Array]) -> dict[str
     unknown = [str(key) for key in value if key not in expected]
     if missing or unknown:
         wrong = [
-            f"{words} {', '.join(keys)}"
-            for words, keys in (("missing", missing), ("unknown", unknown))
+            f"{what} {', '.join(keys)}"
+            for what, keys in (("missing", missing), ("unknown", unknown))
             if keys
         ]
-        raise ValueError(f"{name}: expected {', '.join(expected)}; {'; '.join(wrong)}")
+        words = ", ".join(expected) or "no parameters"
+        raise ValueError(f"{name}: expected {words}; {'; '.join(wrong)}")
     return {
         key: shape(
             f"{name}[{key!r}]", floating(f"{name}[{key!r}]", value[key], array.dtype), *array.shape

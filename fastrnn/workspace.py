@@ -175,6 +175,13 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return BLOCKS.array(shape, dtype, size)
 
 
+def full(shape: tuple[int, ...], dtype: np.dtype[Any], value: float) -> Array:
+    """Allocate an array that a sum or a maximum starts from; raises what `empty` raises."""
+    array = empty(shape, dtype)
+    array.fill(value)
+    return array
+
+
 def _like(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple([empty(array.shape, array.dtype) for array in arrays])
 

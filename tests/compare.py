@@ -1,5 +1,6 @@
 """The one place that says how near is near enough."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +60,51 @@ def assert_same_bits(found: Solution, expected: Solution) -> None:
         assert got.dtype == want.dtype, name
         assert got.shape == want.shape, name
         assert got.tobytes() == want.tobytes(), name
+
+
+def assert_gradient(
+    function: Callable[[np.ndarray], float], x: np.ndarray, gradient: np.ndarray
+) -> None:
+    """Compare the gradient of a scalar function with central differences, element by element."""
+    assert gradient.shape == x.shape
+    for index in np.ndindex(x.shape):
+        slopes = []
+        for h in (1e-4, 2e-4):
+            ahead, behind = x.copy(), x.copy()
+            ahead[index] += h
+            behind[index] -= h
+            slopes.append((function(ahead) - function(behind)) / (2 * h))
+        expected = (4 * slopes[0] - slopes[1]) / 3
+        error = abs(gradient[index] - expected)
+        assert error <= max(1e-8 * abs(expected), 1e-9), index
+
+
+def assert_gradients_of_layer(layer: Any, x: np.ndarray, seed: int = 0) -> None:
+    """Compare the gradients of a layer without memory in float64 with central differences: of its
+    parameters, which are put back, and of x. A second backward pass must have the same bits.
+    """
+    tape = layer.record(x)
+    u = np.random.default_rng(seed).standard_normal(tape.output.shape)
+    gradients, again = tape.backward(u, retain=True), tape.backward(u)
+    found = {"input": gradients.input, **gradients.parameters}
+    assert_same_bits({"input": again.input, **again.parameters}, found)
+    assert gradients.state is gradients.reset_state is None
+    assert_gradient(lambda v: float(np.sum(u * layer(v))), x, gradients.input)
+    assert_gradients_of_parameters(layer, gradients, lambda: float(np.sum(u * layer(x))))
+
+
+def assert_gradients_of_parameters(model: Any, gradients: Any, loss: Callable[[], float]) -> None:
+    """Compare the gradients of all parameters, which are put back, with central differences."""
+    assert list(gradients.parameters) == list(model.parameters)
+    for name, array in model.parameters.items():
+        kept = array.copy()
+
+        def value(changed: np.ndarray, array: np.ndarray = array) -> float:
+            array[...] = changed
+            return loss()
+
+        assert_gradient(value, kept, gradients.parameters[name])
+        array[...] = kept
 
 
 def assert_windows_are_the_whole(layer: Any, x: np.ndarray, cuts: list[int]) -> None:

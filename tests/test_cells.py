@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastrnn
+from compare import assert_gradients_of_layer
 from problems import VARIANTS, Variant
 
 B, I, H = 3, 2, 4
@@ -173,8 +174,70 @@ def test_sequential_returns_the_gradient_of_its_input() -> None:
     model = fastrnn.Sequential(linear)
     x, d_output = np.ones((4, 2)), np.ones((4, 3))
     tape = model.record(x)
-    assert tape.state == ()
     gradients = tape.backward(d_output)
     np.testing.assert_allclose(gradients.input, d_output @ linear.parameters["weight"], rtol=1e-15)
-    assert gradients.state == ()
     assert gradients.reset_state is None
+
+
+# -- Sequential without recurrent layers ----------------------------------------------------------
+
+
+def make_feed_forward() -> fastrnn.Sequential:
+    """With another one inside."""
+    return fastrnn.Sequential(
+        fastrnn.Flatten(),
+        fastrnn.Sequential(
+            fastrnn.Linear(6, 4, dtype="float64", seed=1),
+            fastrnn.Tanh(),
+            fastrnn.Sequential(fastrnn.Linear(4, 3, dtype="float64", seed=2)),
+        ),
+        fastrnn.Sigmoid(),
+    )
+
+
+def test_sequential_without_memory_is_a_layer_without_memory() -> None:
+    model = make_feed_forward()
+    assert list(model.parameters) == ["1.0.weight", "1.0.bias", "1.2.0.weight", "1.2.0.bias"]
+    first, _, second = model.layers[1].layers
+    assert model.parameters["1.2.0.bias"] is second.layers[0].parameters["bias"]
+    x = np.random.default_rng(3).standard_normal((5, 2, 3))
+    a = np.tanh(x.reshape(5, 6) @ first.parameters["weight"].T + first.parameters["bias"])
+    w, b = second.parameters["0.weight"], second.parameters["0.bias"]
+    expected = 1 / (1 + np.exp(-(a @ w.T + b)))
+    tape = model.record(x)
+    for y in (model(x), tape.output):
+        np.testing.assert_allclose(y, expected, rtol=1e-12)
+    assert tape.state is None
+    assert_gradients_of_layer(model, x)
+
+
+def test_sequential_with_memory_has_feed_forward_ones_inside() -> None:
+    head = fastrnn.Sequential(fastrnn.Linear(H, 3, seed=2), fastrnn.ReLU())
+    lstm = fastrnn.LSTM(I, H, seed=1)
+    model = fastrnn.Sequential(lstm, head)
+    assert list(model.parameters)[-2:] == ["1.0.weight", "1.0.bias"]
+    x = np.ones((4, B, I), np.float32)
+    y, (state,) = model(x)
+    output, expected = lstm(x)
+    np.testing.assert_array_equal(y, head(output), strict=True)
+    np.testing.assert_array_equal(state, expected, strict=True)
+    tape = model.record(x)
+    assert len(tape.state) == 1
+    gradients = tape.backward(y)
+    assert gradients.parameters.keys() == model.parameters.keys()
+    assert len(gradients.state) == 1
+
+
+def test_sequential_learns_and_loads_through_one_inside() -> None:
+    model, other = make_feed_forward(), make_feed_forward()
+    x = np.random.default_rng(3).standard_normal((5, 2, 3))
+    optimizer = fastrnn.SGD(model.parameters, 0.5)
+    loss = []
+    for _ in range(3):
+        tape = model.record(x)
+        value, d_y = fastrnn.mean_squared_error(tape.output, np.full((5, 3), 0.5))
+        loss.append(value)
+        optimizer.step(tape.backward(d_y).parameters)
+    assert loss == sorted(loss, reverse=True)
+    other.load_parameters(model.parameters)
+    np.testing.assert_array_equal(other(x), model(x))

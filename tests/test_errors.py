@@ -47,8 +47,11 @@ class World:
         self.gru = fastrnn.GRU(I, H, 2, seed=1)
         self.cell = fastrnn.LSTMCell(I, H, seed=1)
         self.linear = fastrnn.Linear(I, H, seed=1)
+        self.perceptron = fastrnn.Perceptron(I, H, seed=1)
         self.embedding = fastrnn.Embedding(7, I, seed=1)
         self.model = fastrnn.Sequential(self.embedding, fastrnn.LSTM(I, H, seed=2))
+        # A vector of h and c is the state of the decoder.
+        self.captions = fastrnn.OneToMany(fastrnn.Linear(I, 2 * H, seed=1), self.model)
 
     def names(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in dir(self) if not name.startswith("_")}
@@ -58,7 +61,7 @@ class World:
         return public | more | sizes | own
 
     def bytes(self) -> list[bytes]:
-        layers = (self.layer, self.gru, self.cell, self.linear, self.model)
+        layers = (self.layer, self.gru, self.cell, self.linear, self.perceptron, self.captions)
         arrays = [value for value in vars(self).values() if isinstance(value, np.ndarray)]
         arrays += [array for layer in layers for array in layer.parameters.values()]
         return [array.tobytes() for array in arrays]
@@ -106,6 +109,8 @@ def test_what_the_cases_start_from_is_good() -> None:
     world.model.record(world.indices).backward(world.dy)
     world.started().record(world.x[2:4]).backward(world.dy[2:4])
     world.linear.record(world.x).backward(world.dy)
+    world.captions.record(world.x[0], world.indices, lengths=world.lengths).backward(world.dy)
+    assert world.perceptron.learn(world.x[0], world.lengths % H)
 
 
 @pytest.mark.parametrize(("expression", "error"), read_table())
@@ -133,6 +138,9 @@ def test_bad_input(expression: str, error: str) -> None:
         lambda: fastrnn.RNNCell(2**62, 1),
         lambda: fastrnn.Linear(2**40, 2**40),
         lambda: fastrnn.Embedding(2**61, 1),
+        lambda: fastrnn.Conv2d(2, 3, 2**31),
+        lambda: fastrnn.Perceptron(2**40, 2**40),
+        lambda: fastrnn.MLP(2, (3, 2**62), 2),
         lambda: workspace.empty((2**31, 2**31, 2), np.dtype(np.float64)),
     ],
 )

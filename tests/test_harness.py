@@ -90,3 +90,32 @@ def test_batches_take_every_row_once_an_epoch(capsys):
     assert first.tolist() != second.tolist()
     assert all(map(np.array_equal, found, parts()))
     assert "100%  training\n" in capsys.readouterr().err
+
+
+def test_a_split_tears_no_group_apart():
+    generator = np.random.default_rng(0)
+    groups = generator.integers(-50, 50, 1000) * 7
+    found = harness.split(groups, (0.7, 0.1, 0.2), generator)
+    assert np.array_equal(np.sort(np.concatenate(found)), np.arange(1000))
+    seen = [set(groups[part].tolist()) for part in found]
+    assert sum(map(len, seen)) == len(set().union(*seen)) == len(set(groups.tolist()))
+    np.testing.assert_allclose([len(part) for part in found], [700, 100, 200], atol=30)
+    again = harness.split(groups, (0.7, 0.1, 0.2), np.random.default_rng(1))
+    assert [part.tolist() for part in again] != [part.tolist() for part in found]
+
+
+def test_a_split_of_nothing_has_empty_parts():
+    found = harness.split(np.array([], int), (0.5, 0.5), np.random.default_rng(0))
+    assert [part.tolist() for part in found] == [[], []]
+
+
+def test_rows_are_padded_behind_their_ends():
+    x, lengths = harness.padded([[3, 4], [], [5, 6, 7]])
+    assert x.tolist() == [[3, 0, 5], [4, 0, 6], [0, 0, 7]]
+    assert lengths.tolist() == [2, 0, 3]
+    assert harness.padded([])[0].shape == (0, 0)
+
+
+def test_a_learning_rate_cools_in_the_second_half():
+    found = [harness.cooled(2.0, done) for done in (0.0, 0.5, 0.75, 1.0)]
+    assert found == [2.0, 2.0, 1.0, 0.0]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import validation
+from ..activations import softmax
 from ..feedforward import Embedding, Linear
 from ..layers import LAYERS
-from ..losses import softmax
 from ..sequential import Sequential
 from .text import Vocabulary
 

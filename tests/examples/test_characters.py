@@ -38,3 +38,17 @@ def test_what_it_writes_is_english(writer, dictionary):
 def test_a_seed_says_what_is_written(writer):
     assert writer.write("", 3, seed=2) == writer.write("", 3, seed=2)
     assert writer.write("", 3, seed=2) != writer.write("", 3, seed=3)
+
+
+def test_what_is_drawn_is_what_is_measured(writer):
+    text = "The quick brown fox jumps over the lazy dog. " * 20
+    bits, p = writer.read(text, 300, 310)
+    assert p.shape == (10, 465)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+    for place, found in zip(range(300, 310), bits, strict=True):
+        (expected,) = writer([text[:place][-characters.T :]])
+        index = writer.vocabulary[text[place]]
+        assert found == pytest.approx(-np.log2(expected[index] + characters.EPSILON), rel=1e-4)
+    parts = [writer.read(text, start, start + 130)[0] for start in range(0, len(text), 130)]
+    assert sum(map(len, parts)) == len(text)
+    assert np.concatenate(parts).mean() == pytest.approx(writer.bits(text), rel=1e-4)

@@ -33,3 +33,28 @@ def test_phonemes_are_names(speakers):
     (found,) = ours(["activationist"])
     names = "AE2 K T IH0 V EY1 SH AH0 N IH0 S T"
     assert [theirs.idx2p[index] for index in found] == names.split()
+
+
+def test_what_phonemes_hang_on_is_what_their_own_code_says(speakers):
+    """A letter that is unknown, and the phonemes so far given, through g2p_en's GRU."""
+    ours, theirs = speakers
+    word = "physician"
+    found, lost = ours.dependence(word)
+    assert found == ours([word])[0]
+    assert lost.shape == (len(found), len(word))
+
+    def bits(letters):
+        enc = (getattr(theirs, f"enc_{name}") for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
+        dec = [getattr(theirs, f"dec_{name}") for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
+        h = theirs.gru(theirs.encode(letters), len(letters) + 1, *enc)[:, -1]
+        for last, phoneme in zip([phonemes.START, *found], found, strict=False):
+            h = theirs.grucell(theirs.dec_emb[[last]], h, *dec)
+            z = (h @ theirs.fc_w.T + theirs.fc_b)[0].astype(float)
+            yield (np.log(np.exp(z).sum()) - z[phoneme]) / np.log(2)
+
+    known = np.array(list(bits(word)))
+    for k in range(len(word)):
+        expected = np.array(list(bits([*word[:k], "<unk>", *word[k + 1 :]]))) - known
+        np.testing.assert_allclose(lost[:, k], expected, rtol=1e-3, atol=1e-4)
+    assert lost[0].argmax() in (0, 1)  # F is ph,
+    assert lost[-1].argmax() == 8  # N is n

@@ -204,6 +204,173 @@ def test_embedding(dtype: str) -> None:
     assert_close(tape.backward(d_y).parameters["weight"], theirs.weight.grad, dtype)
 
 
+WITHOUT_PARAMETERS = {
+    "softmax": (fastrnn.Softmax(), torch.nn.Softmax(-1)),
+    "softmax 0": (fastrnn.Softmax(0), torch.nn.Softmax(0)),
+    "softmax 1": (fastrnn.Softmax(1), torch.nn.Softmax(1)),
+    "tanh": (fastrnn.Tanh(), torch.nn.Tanh()),
+    "sigmoid": (fastrnn.Sigmoid(), torch.nn.Sigmoid()),
+    "relu": (fastrnn.ReLU(), torch.nn.ReLU()),
+    "flatten": (fastrnn.Flatten(), torch.nn.Flatten()),
+    "dropout 0": (fastrnn.Dropout(0.0), torch.nn.Dropout(0.0)),
+    "dropout 1": (fastrnn.Dropout(1.0), torch.nn.Dropout(1.0)),
+}
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("name", WITHOUT_PARAMETERS)
+def test_layers_without_parameters(name: str, dtype: str) -> None:
+    ours, theirs = WITHOUT_PARAMETERS[name]
+    x = 3 * draw(dtype, T, B, I)
+    x[0, 0] = 0  # the kink of relu
+    x_t = to_torch(x)
+    y_t, tape = theirs(x_t), ours.record(x)
+    assert_close(tape.output, y_t, dtype, "output")
+    d_y = draw(dtype, *tape.output.shape, seed=7)
+    y_t.backward(torch.tensor(d_y))
+    assert_close(tape.backward(d_y).input, x_t.grad, dtype, "gradient of x")
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_mlp_learns_as_one_of_torch(activation: str, dtype: str) -> None:
+    ours = fastrnn.MLP(I, (7, H), 4, activation=activation, dtype=dtype, seed=1)
+    kind = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "sigmoid": torch.nn.Sigmoid}[activation]
+    linear = [
+        torch.nn.Linear(a, b, dtype=getattr(torch, dtype)) for a, b in ((I, 7), (7, H), (H, 4))
+    ]
+    theirs = torch.nn.Sequential(linear[0], kind(), linear[1], kind(), linear[2])
+    theirs.load_state_dict({n: torch.tensor(p) for n, p in ours.parameters.items()})
+    optimizer = fastrnn.SGD(ours.parameters, 0.1, momentum=0.9)
+    optimizer_t = torch.optim.SGD(theirs.parameters(), 0.1, momentum=0.9)
+    x, labels = draw(dtype, 33, I), np.random.default_rng(3).integers(0, 4, 33)
+    for step in range(5):
+        x_t, tape = to_torch(x), ours.record(x)
+        y_t = theirs(x_t)
+        assert_close(tape.output, y_t, dtype, f"output of step {step}")
+        optimizer_t.zero_grad()
+        torch.nn.functional.cross_entropy(y_t, torch.tensor(labels)).backward()
+        gradients = tape.backward(fastrnn.softmax_cross_entropy(tape.output, labels)[1])
+        assert_close(gradients.input, x_t.grad, dtype, f"gradient of x in step {step}")
+        for name, parameter in theirs.named_parameters():
+            assert_close(gradients.parameters[name], parameter.grad, dtype, f"{name}, step {step}")
+        optimizer.step(gradients.parameters)
+        optimizer_t.step()
+
+
+V = 7
+ROWS, TARGETS = np.array([2, T, 1, 4]), np.array([3, 1, 5, T])  # lengths; of torch's at least 1
+
+
+def torch_model(ours: Any, **modules: Any) -> Any:
+    """Torch's modules with our parameters: their names are the same."""
+    theirs = torch.nn.ModuleDict(modules)
+    theirs.load_state_dict({n: torch.tensor(p) for n, p in ours.parameters.items()})
+    return theirs
+
+
+def torch_run(layer: Any, x: Any, lengths: np.ndarray, state: Any = None) -> tuple[Any, Any]:
+    """A recurrent layer over padded rows."""
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+    y, last = layer(packed, state)
+    return torch.nn.utils.rnn.pad_packed_sequence(y, total_length=len(x))[0], last
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("cell", CELLS)
+def test_encoder_decoder(cell: str, dtype: str, backend: str) -> None:
+    """Both directions of the encoder begin the two layers of the decoder; padded on both sides."""
+    kind, kind_t = getattr(fastrnn, cell.upper()), getattr(torch.nn, cell.upper())
+    f, f_t = {"dtype": dtype}, {"dtype": getattr(torch, dtype)}
+    ours = fastrnn.EncoderDecoder(
+        fastrnn.Sequential(
+            fastrnn.Embedding(V, I, seed=1, **f),
+            kind(I, H, bidirectional=True, seed=2, backend=backend, **f),
+        ),
+        fastrnn.Sequential(
+            fastrnn.Embedding(V, I, seed=3, **f),
+            kind(I, H, 2, seed=4, backend=backend, **f),
+            fastrnn.Linear(H, V, seed=5, **f),
+        ),
+    )
+    theirs = torch_model(
+        ours,
+        encoder=torch.nn.ModuleList(
+            [torch.nn.Embedding(V, I, **f_t), kind_t(I, H, bidirectional=True, **f_t)]
+        ),
+        decoder=torch.nn.ModuleList(
+            [
+                torch.nn.Embedding(V, I, **f_t),
+                kind_t(I, H, 2, **f_t),
+                torch.nn.Linear(H, V, **f_t),
+            ]
+        ),
+    )
+    rng = np.random.default_rng(2)
+    source, target, right = (rng.integers(0, V, (T, B)) for _ in range(3))
+    valid = np.arange(T)[:, None] < TARGETS
+
+    _, state = torch_run(theirs["encoder"][1], theirs["encoder"][0](torch.tensor(source)), ROWS)
+    y, _ = torch_run(
+        theirs["decoder"][1], theirs["decoder"][0](torch.tensor(target)), TARGETS, state
+    )
+    logits = theirs["decoder"][2](y)
+    chosen = torch.tensor(valid)
+    torch.nn.functional.cross_entropy(logits[chosen], torch.tensor(right)[chosen]).backward()
+
+    tape = ours.record(source, target, lengths=ROWS, target_lengths=TARGETS)
+    assert_close(tape.output, logits, dtype, "logits")
+    _, d_output = fastrnn.softmax_cross_entropy(tape.output, right, weights=valid.astype(dtype))
+    gradients = tape.backward(d_output).parameters
+    assert list(gradients) == [name for name, _ in theirs.named_parameters()]
+    for name, parameter in theirs.named_parameters():
+        assert_close(gradients[name], parameter.grad, dtype, name)
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("cell", CELLS)
+def test_many_to_one(cell: str, dtype: str, backend: str) -> None:
+    f, f_t = {"dtype": dtype}, {"dtype": getattr(torch, dtype)}
+    options = {"num_layers": 2, "bidirectional": True}
+    ours = fastrnn.ManyToOne(
+        fastrnn.Embedding(V, I, seed=1, **f),
+        getattr(fastrnn, cell.upper())(I, H, seed=2, backend=backend, **options, **f),
+        fastrnn.Linear(2 * H, 4, seed=3, **f),
+    )
+    embedding, layer, head = torch_model(
+        ours,
+        **{
+            "0": torch.nn.Embedding(V, I, **f_t),
+            "1": getattr(torch.nn, cell.upper())(I, H, **options, **f_t),
+            "2": torch.nn.Linear(2 * H, 4, **f_t),
+        },
+    ).values()
+    x, labels = np.random.default_rng(2).integers(0, V, (T, B)), np.arange(B)
+    _, last = torch_run(layer, embedding(torch.tensor(x)), ROWS)
+    h_n = parts(last)[0]
+    logits = head(torch.cat([h_n[-2], h_n[-1]], dim=1))
+    torch.nn.functional.cross_entropy(logits, torch.tensor(labels)).backward()
+    tape = ours.record(x, lengths=ROWS)
+    assert_close(tape.output, logits, dtype, "logits")
+    assert_close(ours(x, lengths=ROWS), logits, dtype, "logits")
+    gradients = tape.backward(fastrnn.softmax_cross_entropy(tape.output, labels)[1]).parameters
+    theirs = {"0": embedding, "1": layer, "2": head}
+    for name, gradient in gradients.items():
+        k, _, own = name.partition(".")
+        assert_close(gradient, getattr(theirs[k], own).grad, dtype, name)
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_jacobian_of_softmax(axis: int, dtype: str) -> None:
+    x, v = draw(dtype, T, B, I), draw(dtype, T, B, I, seed=3)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda z: torch.softmax(z, axis).reshape(-1), torch.tensor(x)
+    )
+    expected = (jacobian * torch.tensor(v)).sum(dim=(1, 2, 3)).reshape(x.shape)
+    assert_close(fastrnn.softmax_jvp(fastrnn.softmax(x, axis), v, axis), expected, dtype)
+
+
 @pytest.mark.parametrize("dtype", RTOL)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_losses(reduction: str, dtype: str) -> None:

@@ -1,0 +1,224 @@
+"""Streams: steps, blocks and the model's own call have the same bits; states, resets, errors."""
+
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+import fastrnn
+from fastrnn import states
+from problems import BACKENDS, VARIANTS, Variant
+
+T, B, I, H, P = 17, 3, 2, 5, 3
+# The NumPy backend takes its products from BLAS, which rounds them by their shapes.
+EXACT = [name for name in BACKENDS if name != "numpy"]
+VARIANT_IDS = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+
+
+def make(variant: Variant, **arguments: Any) -> Any:
+    projection = {"proj_size": P} if variant.projected else {}
+    kind = getattr(fastrnn, variant.cell.upper())
+    return kind(I, H, 2, **{"seed": 1} | projection | variant.options | arguments)
+
+
+def draw(*shape: int, seed: int = 2, dtype: str = "float32") -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
+
+
+def same(found: Any, expected: Any) -> None:
+    """Compare arrays, or states of them, to the bit."""
+    pairs = zip(states.arrays(found), states.arrays(expected), strict=True)
+    for a, b in pairs:
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
+def run(stream: fastrnn.Stream, x: np.ndarray, cuts: list[int]) -> np.ndarray:
+    """Cut a sequence, and take parts of one step as steps."""
+    return np.concatenate(
+        [
+            stream.step(part[0])[None] if len(part) == 1 else stream.push(part)
+            for part in np.split(x, cuts)
+        ]
+    )
+
+
+@VARIANT_IDS
+@pytest.mark.parametrize("backend", EXACT)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch", [1, B])
+def test_steps_are_the_sequence(variant: Variant, backend: str, dtype: str, batch: int) -> None:
+    layer = make(variant, backend=backend, dtype=dtype)
+    x = draw(T, batch, I, dtype=dtype)
+    expected, last = layer(x)
+    for cuts in (list(range(1, T)), [], [1, 2, 9]):
+        stream = fastrnn.Stream(layer, batch)
+        same(run(stream, x, cuts), expected)
+        same(stream.state, last)
+
+
+@pytest.mark.parametrize("backend", EXACT)
+@hypothesis.given(st.lists(st.integers(0, T), max_size=6))
+def test_any_cut_gives_the_same(backend: str, cuts: list[int]) -> None:
+    """Of a model with an embedding and two kinds of layers, from a state that was set."""
+    model = fastrnn.Sequential(
+        fastrnn.Embedding(7, I, seed=1),
+        fastrnn.LSTM(I, H, seed=2, backend=backend),
+        fastrnn.GRU(H, H, 2, seed=3, backend=backend),
+    )
+    x = np.random.default_rng(1).integers(0, 7, (T, B))
+    state = (draw(1, B, H), draw(1, B, H, seed=3)), draw(2, B, H)
+    expected, last = model(x, state)
+    stream = fastrnn.Stream(model, B)
+    stream.state = state
+    same(run(stream, x, sorted(cuts)), expected)
+    same(stream.state, last)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_products_agree_up_to_rounding(backend: str) -> None:
+    model = fastrnn.Sequential(
+        fastrnn.Linear(I, H, seed=1),
+        fastrnn.LSTM(H, H, seed=2, backend=backend),
+        fastrnn.Linear(H, 2, seed=3),
+    )
+    x = draw(T, B, I)
+    expected, _ = model(x)
+    for cuts in (list(range(1, T)), [], [1, 2, 9]):
+        np.testing.assert_allclose(
+            run(fastrnn.Stream(model, B), x, cuts), expected, rtol=1e-5, atol=1e-6
+        )
+
+
+@VARIANT_IDS
+@pytest.mark.parametrize("backend", EXACT)
+def test_resets_are_those_of_the_layer(variant: Variant, backend: str) -> None:
+    layer = make(variant, backend=backend)
+    x, reset = draw(T, B, I), draw(T, B) > 1
+    expected, last = layer(x, reset=reset)
+    by_mask, by_index = fastrnn.Stream(layer, B), fastrnn.Stream(layer, B)
+    for t in range(T):
+        by_mask.reset(reset[t])
+        by_index.reset(np.flatnonzero(reset[t]))
+        for stream in (by_mask, by_index):
+            same(stream.step(x[t]), expected[t])
+    same(by_mask.state, last)
+    by_mask.reset()
+    same(by_mask.push(x), layer(x)[0])
+
+
+def test_states_and_outputs_are_the_callers_own() -> None:
+    """Whatever is done to what was given or returned, the stream goes on as it would have."""
+    layer = fastrnn.LSTM(I, H, seed=1)
+    x = draw(T, 1, I)
+    expected, _ = layer(x)
+    stream = fastrnn.Stream(layer)
+    for t in range(T):
+        given = x[t].copy()
+        stream.step(given)[...] = np.nan
+        given[...] = np.nan
+        for array in stream.state:
+            array[...] = np.nan
+        kept = stream.state
+        stream.state = kept
+        for array in kept:
+            array[...] = np.nan
+        if t == T - 2:
+            break
+    same(stream.step(x[-1]), expected[-1])
+    stream.state = None
+    same(stream.push(x), expected)
+    stream.push(x)[...] = np.nan
+    assert all(np.isfinite(array).all() for array in stream.state)
+
+
+def test_out() -> None:
+    layer = fastrnn.GRU(I, H, seed=1)
+    x = draw(T, B, I)
+    expected, _ = layer(x)
+    stream = fastrnn.Stream(layer, B)
+    out = np.full((B, H), np.nan, np.float32)
+    for t in range(T):
+        assert stream.step(x[t], out) is out
+        same(out, expected[t])
+    square = fastrnn.Stream(fastrnn.RNN(H, H, seed=1), B)
+    buffer = draw(B, H)
+    other = fastrnn.Stream(fastrnn.RNN(H, H, seed=1), B)
+    wanted = other.step(buffer.copy())
+    same(square.step(buffer, out=buffer), wanted)  # in place
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s, x: s.step(x[0, :2]),
+        lambda s, x: s.step(x[0, :, :1]),
+        lambda s, x: s.step(x[0].astype(np.float64)),
+        lambda s, x: s.push(x[0]),
+        lambda s, x: s.push(x[:, :2]),
+        lambda s, x: s.reset([True, False]),
+        lambda s, x: s.reset([0, 3]),
+        lambda s, x: s.reset([0.0]),
+        lambda s, x: setattr(s, "state", (x, x)),
+        lambda s, x: s.step(x[0], np.zeros((B, H + 1), np.float32)),
+        lambda s, x: s.step(x[0], np.zeros((B, H))),
+        lambda s, x: s.step(x[0], np.zeros((H, B), np.float32).T),
+        lambda s, x: s.step(x[0], np.broadcast_to(np.float32(0), (B, H))),
+        lambda s, x: s.step(x[0], np.frombuffer(bytes(4 * B * H), np.float32).reshape(B, H)),
+        lambda s, x: s.step(x[0], [0.0] * H),
+    ],
+)
+def test_what_is_refused_leaves_the_state(call: Any) -> None:
+    """tests/bad_input.txt has the words."""
+    layer = fastrnn.LSTM(I, H, seed=1)
+    x = draw(T, B, I)
+    stream, other = fastrnn.Stream(layer, B), fastrnn.Stream(layer, B)
+    stream.step(x[0])
+    other.step(x[0])
+    before = stream.state
+    with pytest.raises((ValueError, TypeError)):
+        call(stream, x)
+    same(stream.state, before)
+    same(stream.push(x), other.push(x))
+
+
+def test_a_stream_keeps_the_parameters_that_it_was_made_of() -> None:
+    model = fastrnn.Sequential(fastrnn.GRU(I, H, seed=1), fastrnn.Linear(H, 2, seed=2))
+    x = draw(T, 1, I)
+    stream = fastrnn.Stream(model)
+    before, _ = model(x)
+    assert repr(stream) == f"Stream({model!r}, batch=1)"
+    for name, parameter in model.parameters.items():
+        parameter += 1
+        assert "refresh() takes the new" in repr(stream), name
+    same(stream.push(x), before)
+    state = stream.state
+    stream.refresh()
+    assert repr(stream) == f"Stream({model!r}, batch=1)"
+    same(stream.state, state)
+    stream.reset()
+    same(stream.push(x), model(x)[0])
+
+
+def test_any_layout_of_a_sample() -> None:
+    layer = fastrnn.LSTM(I, H, seed=1)
+    x = draw(T, B, I)
+    expected, _ = layer(x)
+    turned = np.asfortranarray(x)
+    big = x.astype(">f4")
+    for given in (turned, big, x[::-1].copy()[::-1]):
+        stream = fastrnn.Stream(layer, B)
+        np.testing.assert_array_equal(np.stack([stream.step(x_t) for x_t in given]), expected)
+
+
+def test_no_steps_and_many_streams() -> None:
+    layer = fastrnn.GRU(I, H, seed=1)
+    stream = fastrnn.Stream(layer, 64)
+    assert stream.push(draw(0, 64, I)).shape == (0, 64, H)
+    same(stream.state, np.zeros((1, 64, H), np.float32))
+    x = draw(T, 64, I)
+    together = stream.push(x)
+    for row in (0, 31, 63):
+        alone = fastrnn.Stream(layer).push(x[:, row : row + 1])
+        same(alone[:, 0], together[:, row])
