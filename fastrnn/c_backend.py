@@ -59,7 +59,7 @@ def use_isa(name: str) -> None:
 
 
 @cache
-def _knows_arrays() -> bool:
+def knows_arrays() -> bool:
     """Let the C side make sure that it can read arrays; False in other Pythons than CPython."""
     if sys.implementation.name != "cpython":
         return False
@@ -72,7 +72,7 @@ def _knows_arrays() -> bool:
 def quick(form: str, cell: str, *options: object) -> Callable[..., Any] | None:
     """Return a function for inference in the plain case (`dispatch.quick`), or None."""
     codes = CELLS.get((cell, *options))
-    return None if codes is None or not _knows_arrays() else partial(_infer, *codes, FORMS[form])
+    return None if codes is None or not knows_arrays() else partial(_infer, *codes, FORMS[form])
 
 
 def direct(cell: str, *options: object) -> Direct | None:
@@ -251,7 +251,7 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     q.d_output = _pointer(d_output)
     q.d_h_n, q.d_c_n = _state(d_state)
     q.d_x = _pointer(ws.x)
-    q.d_w_ih, q.d_w_hh, q.d_b_ih, q.d_b_hh, q.d_w_hr = map(_optional, ws.weights)
+    q.d_w_ih, q.d_w_hh, q.d_b_ih, q.d_b_hh, q.d_w_hr = map(optional_pointer, ws.weights)
     q.d_h0, q.d_c0 = _state(ws.state)
     if ws.reset_state:
         q.d_reset_h, q.d_reset_c = _state(ws.reset_state)
@@ -262,13 +262,14 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
 _pointer = ffi.from_buffer
 
 
-def _optional(array: Array | None) -> Any:
+def optional_pointer(array: Array | None) -> Any:
+    """Point to an array; null for None."""
     return ffi.NULL if array is None else _pointer(array)
 
 
 def _state(state: State) -> Any:
     """Point to a state, h and c; c is null where there is none."""
-    return map(_optional, state if len(state) == 2 else (*state, None))
+    return map(optional_pointer, state if len(state) == 2 else (*state, None))
 
 
 def _describe(p: Any, call: Call, ws: Forward) -> None:
@@ -281,7 +282,7 @@ def _describe(p: Any, call: Call, ws: Forward) -> None:
     p.reverse = call.reverse
     p.threads = _threads()
     p.x = _pointer(call.x)
-    p.w_ih, p.w_hh, p.b_ih, p.b_hh, p.w_hr = map(_optional, weights)
+    p.w_ih, p.w_hh, p.b_ih, p.b_hh, p.w_hr = map(optional_pointer, weights)
     if weights.hr is not None:
         p.P = len(weights.hr)
     if call.lengths is not None:

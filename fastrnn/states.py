@@ -120,10 +120,23 @@ def read_input(
         found = validation.indices(name, value, first.num_embeddings)
         return validation.shape(name, found, *axes) if axes else found
     found = validation.floating(name, value, recurrent_layers(model)[0].dtype)
-    size = getattr(first, "input_size", getattr(first, "in_features", None))
+    size = _width(first)
     axes = axes or ("...",) * (found.ndim - 1)
     others = ["..."] * max(found.ndim - len(axes), 0) if size is None else [("I", size)]
     return validation.shape(name, found, *axes, *others)
+
+
+def inputs(model: Recurrent | Sequential, batch: int) -> Array | None:
+    """Return zeros that a step of so many rows may be given: None if the first layer takes any."""
+    first = model.layers[0] if isinstance(model, Sequential) else model
+    if isinstance(first, Embedding):
+        return np.zeros(batch, np.int64)
+    width = _width(first)
+    return None if width is None else np.zeros((batch, width), recurrent_layers(model)[0].dtype)
+
+
+def _width(first: object) -> int | None:
+    return getattr(first, "input_size", getattr(first, "in_features", None))
 
 
 def size(layers: Sequence[Recurrent]) -> int:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from . import states, validation
+from . import activations, dispatch, states, validation, workspace
+from .feedforward import Linear
 from .layers import Recurrent
 from .sequential import Sequential
 from .validation import Array
+
+if TYPE_CHECKING:
+    from .c_stream import Network
 
 
 class Stream:
@@ -21,13 +26,28 @@ class Stream:
     `Linear` take their products from BLAS, which rounds them by their shapes: there the results
     agree up to rounding.
 
+    With the C kernels, recurrent layers, a `Linear` behind them and its activation (`Tanh`,
+    `Sigmoid`, `ReLU`, or `Softmax` over the last axis) are one call: weights are packed when the
+    stream is made, and a step allocates nothing but its result, and not even that if `out` is
+    given. Other models are called layer by layer.
+
+    Streams are independent of each other; one must not be used by two threads at a time.
+
     Parameters
     ----------
     model
         `RNN`, `GRU`, `LSTM`, or a `Sequential` with recurrent layers, with time first. A stream has
-        parameters of its own, those that the model has when it is made.
+        parameters of its own, those that the model has when it is made. Or another stream: then
+        both share them, and the packed weights.
     batch
-        B, the rows of a step: independent streams, at least 1.
+        B, the rows of a step: independent sequences, at least 1.
+
+    Attributes
+    ----------
+    input, output
+        Arrays for a step's input, (B, I), or (B,) indices for an `Embedding`, and its output,
+        (B, ·): what `step` reads and writes if it is given nothing. None if the first layer does
+        not say what it takes.
 
     Raises
     ------
@@ -44,26 +64,52 @@ class Stream:
     >>> stream.push(np.ones((100, 1, 1), np.float32)).shape
     (100, 1, 1)
     >>> stream.reset()
+    >>> stream.input[...] = 1
+    >>> stream.step() is stream.output
+    True
     """
 
-    def __init__(self, model: Recurrent | Sequential, batch: int = 1) -> None:
-        states.need_steps("model", model)
-        states.need_recurrent("model", model)
-        self.batch = validation.positive("batch", batch)
-        self._source = model
-        self._state: Any = None
-        self.refresh()
-        self.reset()
+    _source: Recurrent | Sequential
+    _model: Recurrent | Sequential
+    _engine: _Engine
 
-    def step(self, x: Array, out: Array | None = None) -> Array:
+    def __init__(self, model: Recurrent | Sequential | Stream, batch: int = 1) -> None:
+        self.batch = validation.positive("batch", batch)
+        if isinstance(model, Stream):
+            self._source, self._model = model._source, model._model
+            self._engine = _engine(self._model, self.batch, model._engine)
+        else:
+            states.need_steps("model", model)
+            states.need_recurrent("model", model)
+            self._source, self._model = model, copy.deepcopy(model)
+            self._engine = _engine(self._model, self.batch)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Set up what a step needs besides the engine."""
+        self._quick = self._engine.quick
+        self._dtype = states.recurrent_layers(self._model)[0].dtype
+        self.input, self.output = states.inputs(self._model, self.batch), None
+        if self.input is not None:
+            self._shape = self._shape_of(self.input)
+            self.output = np.zeros(self._shape, self._dtype)
+
+    def _shape_of(self, x: Array) -> tuple[int, ...]:
+        """Return the shape of the output of a step: after no step at all it is known, too."""
+        output, _ = self._model(x[None][:0])
+        return np.shape(output)[1:]
+
+    def step(self, x: Array | None = None, out: Array | None = None) -> Array:
         """Take one sample of each row.
 
         Parameters
         ----------
         x
-            (B, I), or what else the model takes of a step: (B,) integers for an `Embedding`.
+            (B, I), or what else the model takes of a step: (B,) integers for an `Embedding`. None
+            for what is in `input`.
         out
-            Where the output is written, C-contiguous, of its shape and dtype; None for a new array.
+            Where the output is written, C-contiguous, of its shape and dtype; None for a new array,
+            or for `output` if x is None.
 
         Returns
         -------
@@ -75,14 +121,20 @@ class Stream:
         ValueError, TypeError
             If an argument is wrong; then neither the state nor `out` has changed.
         """
+        if x is None:
+            x, out = self.input, self.output if out is None else out
+        if self._quick is not None:
+            result = workspace.empty(self._shape, self._dtype) if out is None else out
+            if self._quick(id(x), id(result)):
+                return result
         found = states.read_input("x", self._model, x, ("B", self.batch))
-        output, state = self._model(found[None], self._state)
-        output = output[0]
         if out is not None:
-            _writable("out", out, output)[...] = output
-            output = out
-        self._state = state
-        return np.asarray(output)
+            _writable("out", out, self._shape_of(found), self._dtype)
+        output = np.asarray(self._engine.run(found[None])[0])
+        if out is None:
+            return output
+        out[...] = output
+        return out
 
     def push(self, block: Array) -> Array:
         """Take T samples of each row, (T, B, ·), and return their outputs, (T, B, ·).
@@ -93,8 +145,7 @@ class Stream:
             If it is wrong; then the state has not changed.
         """
         found = states.read_input("block", self._model, block, "T", ("B", self.batch))
-        output, self._state = self._model(found, self._state)
-        return np.asarray(output)
+        return self._engine.run(found)
 
     def reset(self, rows: Array | None = None) -> None:
         """Set the state to zeros.
@@ -109,17 +160,15 @@ class Stream:
         ValueError, TypeError
             If it is neither; then the state has not changed.
         """
-        zeros = states.read(self._model, self.batch)
-        if rows is None:
-            self._state = zeros
-            return
-        chosen = validation.array("rows", rows)
-        if chosen.dtype == np.bool_:
-            validation.shape("rows", chosen, ("B", self.batch))
-        else:
-            chosen = validation.indices("rows", chosen, self.batch)
-        for array in states.arrays(self._state):
-            array[:, chosen] = 0
+        mask = None
+        if rows is not None:
+            chosen = validation.array("rows", rows)
+            if chosen.dtype == np.bool_:
+                mask = np.ascontiguousarray(validation.shape("rows", chosen, ("B", self.batch)))
+            else:
+                mask = np.zeros(self.batch, np.bool_)
+                mask[validation.indices("rows", chosen, self.batch)] = True
+        self._engine.clear(mask)
 
     @property
     def state(self) -> Any:
@@ -127,15 +176,32 @@ class Stream:
 
         Assigning None sets zeros.
         """
-        return states.each(np.array, self._state)
+        return self._engine.read()
 
     @state.setter
     def state(self, value: Any) -> None:
-        self._state = states.read(self._model, self.batch, value)
+        self._engine.write(states.read(self._model, self.batch, value))
 
     def refresh(self) -> None:
         """Take the parameters that the model has now; the state is kept."""
+        state = self._engine.read()
         self._model = copy.deepcopy(self._source)
+        self._engine = _engine(self._model, self.batch)
+        self._engine.write(state)
+        self._prepare()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: not the engine, which has memory of its own."""
+        names = ("batch", "_source", "_model")
+        return {name: getattr(self, name) for name in names} | {"state": self.state}
+
+    def __setstate__(self, given: dict[str, Any]) -> None:
+        """Make a copy; it shares nothing."""
+        state = given.pop("state")
+        vars(self).update(given)
+        self._engine = _engine(self._model, self.batch)
+        self._engine.write(state)
+        self._prepare()
 
     def __repr__(self) -> str:
         changed = any(
@@ -146,13 +212,132 @@ class Stream:
         return f"Stream({self._source!r}, batch={self.batch}{note})"
 
 
-def _writable(name: str, value: object, like: Array) -> Array:
+class _Engine(Protocol):
+    """What takes the steps, and keeps the state."""
+
+    @property
+    def quick(self) -> Callable[[int, int], int] | None:
+        """Takes a step from one array to another, by their `id`; or returns 0 and does nothing."""
+
+    def run(self, x: Array) -> Array:
+        """Take T steps, (T, B, ·), already checked."""
+
+    def read(self) -> Any:
+        """Return a copy of the state, as the model has it."""
+
+    def write(self, state: Any) -> None:
+        """Set the state."""
+
+    def clear(self, rows: Array | None) -> None:
+        """Make it zero for all rows, or for those that are true."""
+
+
+class _Called:
+    """A model that is called with the state of the last call."""
+
+    quick: None = None
+
+    def __init__(self, model: Recurrent | Sequential, batch: int) -> None:
+        self.model = model
+        self.state = states.read(model, batch)
+
+    def run(self, x: Array) -> Array:
+        output, self.state = self.model(x, self.state)
+        return np.asarray(output)
+
+    def read(self) -> Any:
+        return states.each(np.array, self.state)
+
+    def write(self, state: Any) -> None:
+        self.state = state
+
+    def clear(self, rows: Array | None) -> None:
+        # What the model has returned may be the caller's state of an earlier time, too.
+        self.state = states.each(np.array, self.state)
+        for array in states.arrays(self.state):
+            array[:, slice(None) if rows is None else rows] = 0
+
+
+class _Packed:
+    """A model that the C kernels run in one call."""
+
+    network: Network
+
+    def __init__(
+        self, model: Recurrent | Sequential, batch: int, like: _Packed | None = None
+    ) -> None:
+        from .c_stream import Layer, Network
+
+        self.model = model
+        head, activation = None, None
+        for layer in model.layers if isinstance(model, Sequential) else ():
+            if isinstance(layer, Linear):
+                head = layer.parameters["weight"], layer.parameters.get("bias")
+            elif not isinstance(layer, Recurrent):
+                activation = type(layer).__name__
+        layers = [
+            Layer((layer.cell.name, *layer.options.values()), weights)
+            for layer in states.recurrent_layers(model)
+            for weights in layer._stack().weights.values()
+        ]
+        shared = None if like is None else like.network
+        self.network = Network(layers, head, activation, batch, shared)
+        self.quick, self.run, self.clear = self.network.step, self.network.run, self.network.clear
+
+    def read(self) -> Any:
+        left = iter(self.network.read())
+        found = []
+        for layer in states.recurrent_layers(self.model):
+            parts = zip(*[next(left) for _ in range(layer.num_layers)], strict=True)
+            arrays = tuple([np.stack(part) for part in parts])
+            found.append(arrays if len(arrays) > 1 else arrays[0])
+        return tuple(found) if isinstance(self.model, Sequential) else found[0]
+
+    def write(self, state: Any) -> None:
+        given = state if isinstance(self.model, Sequential) else (state,)
+        self.network.write(
+            [
+                tuple([array[k] for array in states.arrays(part)])
+                for layer, part in zip(states.recurrent_layers(self.model), given, strict=True)
+                for k in range(layer.num_layers)
+            ]
+        )
+
+
+def _engine(model: Recurrent | Sequential, batch: int, like: _Engine | None = None) -> _Engine:
+    """Choose the engine; one that is `like` another shares what it has prepared."""
+    if isinstance(like, _Packed) or (like is None and _is_fused(model)):
+        return _Packed(model, batch, like)
+    return _Called(model, batch)
+
+
+def _is_fused(model: Recurrent | Sequential) -> bool:
+    """Say whether C has all of it: recurrent layers, then maybe a head, maybe an activation."""
+    recurrent = states.recurrent_layers(model)
+    if {dispatch.choose(layer.backend, layer.cell.name) for layer in recurrent} != {"c"}:
+        return False
+    if len({layer.dtype for layer in recurrent}) > 1:
+        return False
+    ends: list[Any] = []
+    if isinstance(model, Sequential):
+        ends += model.layers[len(recurrent) :]
+    if any(isinstance(layer, Recurrent) for layer in ends):  # something stands between them
+        return False
+    head = ends.pop(0) if ends and isinstance(ends[0], Linear) else None
+    if head is not None and head.dtype != recurrent[0].dtype:
+        return False
+    if not ends:
+        return True
+    known = activations.Tanh, activations.Sigmoid, activations.ReLU, activations.Softmax
+    return len(ends) == 1 and type(ends[0]) in known and getattr(ends[0], "axis", -1) == -1
+
+
+def _writable(name: str, value: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Check an array that a result is to be written to."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: expected an array, got {type(value).__name__}")
-    if value.dtype != like.dtype:
-        raise TypeError(f"{name}: expected an array of {like.dtype}, got {value.dtype}")
-    validation.shape(name, value, *like.shape)
+    if value.dtype != dtype:
+        raise TypeError(f"{name}: expected an array of {dtype}, got {value.dtype}")
+    validation.shape(name, value, *shape)
     if not value.flags.writeable or not value.flags.c_contiguous:
         raise ValueError(f"{name}: expected a C-contiguous array that may be written to")
-    return value
