@@ -33,7 +33,7 @@ def places(size: int, kernel: int, stride: int, padding: int) -> list[Place]:
     found = []
     for index in range(kernel):
         offset = index - padding  # of what the first window sees there
-        first = min(max(0, -(offset // stride)), windows)
+        first = max(0, -(offset // stride))
         end = max(first, min(windows, (size - 1 - offset) // stride + 1))
         seen = slice(0)
         if end > first:
