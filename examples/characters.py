@@ -74,7 +74,8 @@ class Writer:
         rng = np.random.default_rng(seed)
         texts = [[META, *prompt] for _ in range(count)]
         going = list(texts)
-        for _ in range(MOST - len(prompt)):
+        steps = MOST - len(prompt)
+        for _ in harness.progress(range(steps), steps, "writing"):
             p = np.log(self(going) + EPSILON) / TEMPERATURE
             p[:, 0] = -np.inf  # stands in front of short texts, and for what is unknown
             drawn = (p + rng.gumbel(size=p.shape)).argmax(axis=1)  # by their probabilities

@@ -52,7 +52,8 @@ def train(rows: np.ndarray, vocabulary: int, seed: int, *, parallel: bool) -> di
     step = torch.nn.parallel.DistributedDataParallel(model) if parallel else model
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
-    for batch in torch.from_numpy(rows):
+    batches = torch.from_numpy(rows)
+    for batch in batches if parallel else harness.progress(batches, len(rows), "one process"):
         optimizer.zero_grad()
         logits = step(batch[:-1])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[1:].flatten())

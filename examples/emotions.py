@@ -97,9 +97,8 @@ def picture(network: Reactions, found: np.ndarray) -> Figure:
     figure = Figure(figsize=(10, 8), layout="constrained")
     rows = figure.subplots(len(PUBLISHED), 2, width_ratios=(3, 1))
     figure.suptitle("What people will feel: as it is read, and at the end (x: published)")
-    for (reading, end), (text, published), shares in zip(
-        rows, PUBLISHED.items(), found, strict=True
-    ):
+    panels = zip(rows, PUBLISHED.items(), found, strict=True)
+    for (reading, end), (text, published), shares in harness.progress(panels, len(rows), "reading"):
         characters = network.read(text)
         # Each beginning of the text is a text of its own.
         after = network([text[: n + 1] for n, c in enumerate(text) if c in network.vocabulary])

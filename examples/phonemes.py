@@ -146,10 +146,10 @@ def words(count: int, seed: int) -> list[str]:
 
 def disagreements(ours: Phonemes, theirs: Any, chosen: Sequence[str]) -> list[str]:
     """Return the words for which ours, all at once or one at a time, and theirs differ."""
-    together = ours(chosen)
+    pairs = zip(chosen, ours(chosen), strict=True)
     return [
         word
-        for word, found in zip(chosen, together, strict=True)
+        for word, found in harness.progress(pairs, len(chosen), "one word after the other")
         if not found == ours([word])[0] == [theirs.p2idx[name] for name in theirs.predict(word)]
     ]
 

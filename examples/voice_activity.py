@@ -166,7 +166,7 @@ def example(quick: bool = False, seed: int = 0) -> harness.Outcome:
     table, all_errors = [(*head, "states", "probability")], []
     longest = np.empty((0, 1, HIDDEN), np.float32)
     drawn: list[tuple[str, np.ndarray, np.ndarray]] = []
-    for name in RECORDINGS:
+    for name in harness.progress(RECORDINGS, len(RECORDINGS), "listening"):
         samples = recording(name)
         x, found, errors = detector.compare(samples)
         all_errors.append(errors)

@@ -17,12 +17,12 @@ PATHS = Path(fetch.__file__).parent, Path(fastrnn.__file__).parents[1]
 
 @pytest.fixture
 def run_example(tmp_path: Path) -> Callable[[str], str]:
-    """A function that runs an example as a program, makes sure that it was content and complained
-    of nothing, looks at its picture if it draws one, and returns its result."""
+    """A function that runs an example as a program, twice, makes sure that it was content,
+    complained of nothing, and found and drew the same both times, and returns its result."""
 
-    def run(name: str) -> str:
+    def once(name: str, path: Path) -> str:
         command = [sys.executable, "-W", "error", str(PATHS[0] / f"{name}.py"), "--quick"]
-        command += ["--picture", str(tmp_path / "drawn.png")]
+        command += ["--picture", str(path)]
         done = subprocess.run(
             command,
             env=os.environ | {"PYTHONPATH": str(PATHS[1])},
@@ -34,10 +34,19 @@ def run_example(tmp_path: Path) -> Callable[[str], str]:
         assert re.fullmatch(r"( *\d+%  .*\n)*", done.stderr)  # progress
         assert done.returncode == 0
         *_, result, how = done.stdout.splitlines()
-        if "drawn: " in done.stdout:
-            assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+        assert f"drawn: {path}" in done.stdout
         assert how.startswith(f"backend {fastrnn.info()['backend']}")
         return result
+
+    def run(name: str) -> str:
+        paths = tmp_path / "first.png", tmp_path / "second.png"
+        results = [once(name, path) for path in paths]
+        first, second = (path.read_bytes() for path in paths)
+        assert first.startswith(b"\x89PNG")
+        assert first == second
+        found = {result.partition("; ")[0] for result in results}  # times come behind
+        assert len(found) == 1, results
+        return results[0]
 
     return run
 
