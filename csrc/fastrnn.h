@@ -81,6 +81,20 @@ FASTRNN_API int fastrnn_step(const char *pass, int threads, int64_t B, uintptr_t
                              uintptr_t c0, uintptr_t h_n, uintptr_t c_n, uintptr_t gates,
                              uintptr_t hidden_n);
 
+/* A product of matrices, out (M, N) = a (M, K) b (K, N), for layers without memory. Steps are numbers
+ * from row to row. Ctrl-C has to wait, as for a pass at once. */
+typedef struct {
+    int64_t M, N, K;
+    int64_t a_step, b_step, out_step;
+    int32_t turn_a, turn_b; /* it is given as (K, M), as (N, K) */
+    int32_t real_bytes, threads;
+    const void *a, *b;
+    void *out;
+    void *scratch; /* of fastrnn_product_scratch bytes */
+} fastrnn_matrices;
+FASTRNN_API int64_t fastrnn_product_scratch(int real_bytes, int threads);
+FASTRNN_API void fastrnn_product(fastrnn_matrices *matrices);
+
 /* End the threads; the next pass that wants some starts them anew. */
 FASTRNN_API void fastrnn_stop(void);
 

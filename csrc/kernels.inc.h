@@ -29,6 +29,7 @@ typedef int64_t whole;
 #include "forward.inc.h"
 #include "gradients.inc.h"
 #include "backward.inc.h"
+#include "products.inc.h"
 #include "limits.inc.h"
 
 static void activation(int which, const void *x, void *y, int64_t n)
@@ -47,5 +48,6 @@ static void activation(int which, const void *x, void *y, int64_t n)
 }
 
 const kernels JOIN(fastrnn_, ISA, _f, REAL_BITS) = {
-    scratch_bytes, forward, backward, activation, multiply_adds, read_only,
+    scratch_bytes, forward,    backward,      product_scratch,
+    take_product,  activation, multiply_adds, read_only,
 };

@@ -84,7 +84,7 @@ FLOORS = [
     {"stack"},
     {"functional", "layers", "threadpool"},
     {"feedforward", "losses", "optim"},
-    {"activations", "windows"},
+    {"activations", "windows", "products"},
     {"sequential", "convolution", "pooling"},
     {"truncation", "perceptron"},
     {"weights"},
