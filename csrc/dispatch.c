@@ -98,6 +98,16 @@ int fastrnn_backward(fastrnn_backward_pass *pass)
     return pass->forward.done < pass->forward.T;
 }
 
+int64_t fastrnn_product_scratch(int real_bytes, int threads)
+{
+    return fastrnn_kernels(real_bytes)->product_scratch(threads);
+}
+
+void fastrnn_product(fastrnn_matrices *matrices)
+{
+    fastrnn_kernels(matrices->real_bytes)->product(matrices);
+}
+
 void fastrnn_activation(int which, int real_bytes, const void *x, void *y, int64_t n)
 {
     fastrnn_kernels(real_bytes)->activation(which, x, y, n);

@@ -122,6 +122,20 @@ FASTRNN_API int fastrnn_stream_arrays(fastrnn_stream *stream, uintptr_t x, uintp
 FASTRNN_API void fastrnn_stream_state(fastrnn_stream *stream, int layer, void *h, void *c, int set);
 FASTRNN_API void fastrnn_stream_reset(fastrnn_stream *stream, const unsigned char *rows);
 
+/* A product of matrices, out (M, N) = a (M, K) b (K, N), for layers without memory. Steps are numbers
+ * from row to row. Ctrl-C has to wait, as for a pass at once. */
+typedef struct {
+    int64_t M, N, K;
+    int64_t a_step, b_step, out_step;
+    int32_t turn_a, turn_b; /* it is given as (K, M), as (N, K) */
+    int32_t real_bytes, threads;
+    const void *a, *b;
+    void *out;
+    void *scratch; /* of fastrnn_product_scratch bytes */
+} fastrnn_matrices;
+FASTRNN_API int64_t fastrnn_product_scratch(int real_bytes, int threads);
+FASTRNN_API void fastrnn_product(fastrnn_matrices *matrices);
+
 /* End the threads; the next pass that wants some starts them anew. */
 FASTRNN_API void fastrnn_stop(void);
 

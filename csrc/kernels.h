@@ -37,6 +37,8 @@ typedef struct {
     int64_t (*scratch)(const fastrnn_pass *pass, int backward);
     void (*forward)(fastrnn_pass *pass);
     void (*backward)(fastrnn_backward_pass *pass);
+    int64_t (*product_scratch)(int threads);
+    void (*product)(fastrnn_matrices *matrices);
     void (*activation)(int which, const void *x, void *y, int64_t n);
     void (*stream_bytes)(const fastrnn_network *network, int64_t *weights, int64_t *state);
     void (*stream_start)(const fastrnn_network *network, void *weights, void *state, int pack);

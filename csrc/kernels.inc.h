@@ -30,6 +30,7 @@ typedef int64_t whole;
 #include "stream.inc.h"
 #include "gradients.inc.h"
 #include "backward.inc.h"
+#include "products.inc.h"
 #include "limits.inc.h"
 
 static void activation(int which, const void *x, void *y, int64_t n)
@@ -48,6 +49,16 @@ static void activation(int which, const void *x, void *y, int64_t n)
 }
 
 const kernels JOIN(fastrnn_, ISA, _f, REAL_BITS) = {
-    scratch_bytes, forward,    backward,     activation,    stream_bytes,
-    stream_start,  stream_run, stream_state, multiply_adds, read_only,
+    .scratch = scratch_bytes,
+    .forward = forward,
+    .backward = backward,
+    .product_scratch = product_scratch,
+    .product = take_product,
+    .activation = activation,
+    .stream_bytes = stream_bytes,
+    .stream_start = stream_start,
+    .stream_run = stream_run,
+    .stream_state = stream_state,
+    .multiply_adds = multiply_adds,
+    .read_only = read_only,
 };

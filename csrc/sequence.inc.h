@@ -123,16 +123,23 @@ INLINE int64_t steps_at_once(const fastrnn_pass *p)
 }
 
 /* Run a task of so many multiply-adds on as many threads as it is worth. One makes some 20,000 of
- * them a microsecond; waking another takes up to 100 microseconds. If they meet at every step, which
- * takes about half a microsecond, a step has to be worth that too. */
+ * them a microsecond; waking another takes up to 100 microseconds. */
+INLINE void run_worth(team_task *task, void *job, double work, int64_t most)
+{
+    const double patience = work / 20000 / 8;
+    most = max_of(1, min_of(most, (int64_t)(work / 5e5)));
+    pool_run(task, job, (int)most, patience < 5 ? 5 : patience > 200 ? 200 : patience);
+}
+
+/* Run a pass. If members meet at every step, which takes about half a microsecond, a step has to be
+ * worth that too. */
 INLINE void run(const fastrnn_pass *p, team_task *task, void *job, double work, int by_rows)
 {
     const int64_t shares = by_rows ? p->B / 4 : ceil_div(p->H, UNITS);
-    int64_t most = min_of(min_of(p->threads, shares), (int64_t)(work / 5e5));
+    int64_t most = min_of(p->threads, shares);
     if (!by_rows)
         most = min_of(most, (int64_t)(step_work(p) / 1.2e4));
-    double patience = work / 20000 / 8;
-    pool_run(task, job, (int)max_of(1, most), patience < 5 ? 5 : patience > 200 ? 200 : patience);
+    run_worth(task, job, work, most);
 }
 
 /* Rows are shared out where there are enough of them, or some and weights that stay in the cache: then

@@ -30,6 +30,12 @@ CELLS: dict[tuple[object, ...], tuple[int, bool]] = {
 }
 SKIPS_PADDING = True  # of the input, where t >= lengths[b], nothing has a meaning
 MOST_THREADS: int = lib.FASTRNN_MOST_THREADS
+MOST_AT_ONCE: int = lib.FASTRNN_AT_ONCE  # multiply-adds of a product that Ctrl-C waits for
+# Multiply-adds of a product that is worth threads. Between smaller ones a layer computes in NumPy
+# for so long that they fall asleep, and waking them may take longer than they save; from here on
+# they saved 15 to 40 % of a convolution's time on a quiet machine.
+WORTH_THREADS = 30_000_000
+COLUMNS = 64  # of a product: a multiple of those that every instruction set takes at once
 BYTES = np.dtype(np.uint8)
 LSTM, LAYER = lib.FASTRNN_LSTM, lib.FASTRNN_LAYER
 FORMS = {"function": lib.FASTRNN_FUNCTION, "layer": lib.FASTRNN_LAYER, "cell": lib.FASTRNN_CELL}
@@ -256,6 +262,36 @@ def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Bac
     if ws.reset_state:
         q.d_reset_h, q.d_reset_c = _state(ws.reset_state)
     _run(lib.fastrnn_backward, q, p, backward=True)
+
+
+def product(a: Array, b: Array, *, turn_a: bool = False, turn_b: bool = False) -> Array:
+    """Return the product of matrices; `turn_a` and `turn_b` take the transposed ones.
+
+    Arrays are of one type, C-contiguous and not empty. No element depends on the other rows and
+    columns, nor on threads.
+    """
+    M, K = a.shape[::-1] if turn_a else a.shape
+    N, terms = b.shape if turn_b else b.shape[::-1]
+    if terms != K:
+        raise ValueError(f"b: expected {K} terms, got {terms}")
+    out = empty((M, N), a.dtype)
+    p = ffi.new("fastrnn_matrices *")
+    p.M, p.K, p.out_step = M, K, N
+    p.a_step, p.b_step = a.shape[1], b.shape[1]
+    p.turn_a, p.turn_b = turn_a, turn_b
+    p.real_bytes = a.itemsize
+    p.threads = _threads() if M * N * K >= WORTH_THREADS else 1
+    held = ffi.from_buffer(empty((lib.fastrnn_product_scratch(p.real_bytes, p.threads),), BYTES))
+    p.scratch, p.a = held, _pointer(a)
+    right, written = _pointer(b), _pointer(out)
+    # Some columns at a time, returning to Python now and then, for Ctrl-C.
+    step = max(1, MOST_AT_ONCE // (M * K * COLUMNS)) * COLUMNS
+    for n in range(0, N, step):
+        p.N = min(step, N - n)
+        p.b = right + n * a.itemsize * (b.shape[1] if turn_b else 1)
+        p.out = written + n * a.itemsize
+        lib.fastrnn_product(p)
+    return out
 
 
 # A pointer keeps nothing alive. That is up to `call`, `ws` and the local names of a pass.

@@ -14,75 +14,15 @@ from typing import Any
 import numpy as np
 
 from . import validation, workspace
-from .feedforward import ALONE
 from .layers import new_parameters
+from .products import cut, product
 from .tape import Gradients
 from .validation import Array
 from .windows import Windowed, count, places, short
 
-# Bytes of the columns that are there at a time: from 1 to 8 MB the times are the same, with 256 KB
-# up to a quarter longer. So a tape does not keep them, but makes them again.
-COLUMNS = 1 << 21
-
-# Sides of the blocks that products are cut into, so that BLAS computes each alone (`feedforward`
-# says why): 1.0 to 1.3 times what one product on one thread takes. Cut into columns alone they took
-# 1.1 to 4.4 times as long. With all of its threads BLAS took half the time on two processors that
-# were idle, and up to 350 ms in place of 1.5 on busy ones.
-SIDE = 64
-
-
-def _cut(size: int, most: int) -> list[slice]:
-    """Cut a range into parts of nearly the same length, `most` at most."""
-    step = -(-size // max(1, -(-size // most))) or 1
-    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
-
-
-def _product(a: Array, b: Array) -> Array:
-    """Return a (M, K) @ b (K, N), where N is large, computed block by block."""
-    out = workspace.empty((len(a), b.shape[1]), a.dtype)
-    more = None
-    for rows in _cut(len(a), SIDE):
-        for k, inner in enumerate(_cut(len(b), SIDE)):
-            found = out[rows]
-            if k:
-                if more is None:
-                    more = workspace.empty(found.shape, a.dtype)
-                found = more[: len(found)]
-            part = a[rows, inner]
-            for columns, width in _stacked(b.shape[1], part.size):
-                np.matmul(
-                    part,
-                    _stack(b[inner, columns], width),
-                    out=_stack(found[:, columns], width),
-                )
-            if k:
-                out[rows] += found
-    return out
-
-
-def _product_of_rows(a: Array, b: Array) -> Array:
-    """Return a (M, N) @ b (K, N).T, where N is large, computed block by block."""
-    out = np.zeros((len(a), len(b)), a.dtype)
-    for rows in _cut(len(a), SIDE):
-        for others in _cut(len(b), SIDE):
-            size = (rows.stop - rows.start) * (others.stop - others.start)
-            for columns, width in _stacked(a.shape[1], size):
-                parts = _stack(a[rows, columns], width), _stack(b[others, columns], width)
-                out[rows, others] += np.matmul(parts[0], parts[1].swapaxes(1, 2)).sum(axis=0)
-    return out
-
-
-def _stacked(size: int, others: int) -> list[tuple[slice, int]]:
-    """Cut columns, each of so many multiplications, into parts: stacks of equal width."""
-    width = ALONE // others
-    whole = size // width * width
-    parts = [(slice(0, whole), width), (slice(whole, size), size - whole)]
-    return [(part, width) for part, width in parts if part.stop > part.start]
-
-
-def _stack(a: Array, width: int) -> Array:
-    """View (M, n * width) as (n, M, width): matmul hands these to BLAS one by one."""
-    return a.reshape(len(a), -1, width).swapaxes(0, 1)
+# Bytes of the columns that are there at a time: from 1 to 8 MB one thread took the same time, with
+# 256 KB up to two thirds longer. So a tape does not keep them, but makes them again.
+COLUMNS = 1 << 22
 
 
 class Convolution(Windowed):
@@ -118,36 +58,42 @@ class Convolution(Windowed):
         return self._checked(found, ("C", self.in_channels))
 
     def _forward(self, x: Array) -> tuple[Array, Array]:
-        weight = self.parameters["weight"].reshape(self.out_channels, -1)
+        weight = self._weight()
         windows = [count(*axis) for axis in self._axes(x.shape)]
         y = workspace.empty((len(x), self.out_channels, *windows), x.dtype)
         for rows, columns in self._columns(x):
-            found = _product(weight, columns)
+            found = product(weight, columns)
             if "bias" in self.parameters:
                 found += self.parameters["bias"][:, None]
             y[rows].swapaxes(0, 1)[...] = found.reshape(self.out_channels, -1, *windows)
         return y, x
 
     def _backward(self, kept: Array, d_y: Array) -> Gradients:
-        weight = self.parameters["weight"].reshape(self.out_channels, -1)
+        weight = self._weight()
         d_weight = np.zeros_like(weight)
         d_x = workspace.full(kept.shape, kept.dtype, 0)
         indices = list(self._indices(kept.shape))
         for rows, columns in self._columns(kept):
             d_rows = np.ascontiguousarray(d_y[rows].swapaxes(0, 1))
             flat = d_rows.reshape(self.out_channels, -1)
-            d_weight += _product_of_rows(flat, columns)
-            d_columns = _product(weight.T, flat).reshape(
+            d_weight += product(flat, columns, turn_b=True)
+            d_columns = product(weight, flat, turn_a=True).reshape(
                 self.in_channels, *self.kernel_size, *d_rows.shape[1:]
             )
             d_channels = d_x[rows].swapaxes(0, 1)
             for place, windows, seen in indices:
                 d_seen = d_channels[seen]
                 d_seen += d_columns[place][windows]
-        gradients = {"weight": d_weight.reshape(self.parameters["weight"].shape)}
+        gradients = {"weight": d_weight.reshape(self.out_channels, -1, *self.kernel_size)}
         if "bias" in self.parameters:
             gradients["bias"] = d_y.sum(axis=(0, *range(2, d_y.ndim)))
         return Gradients(d_x, parameters=gradients)
+
+    def _weight(self) -> Array:
+        """Return today's weights, (O, C * kernel)."""
+        shape = (self.out_channels, self.in_channels, *self.kernel_size)
+        found = validation.floating("weight", self.parameters["weight"], self.dtype)
+        return validation.shape("weight", found, *shape).reshape(self.out_channels, -1)
 
     def _columns(self, x: Array) -> Iterator[tuple[slice, Array]]:
         """Yield some rows of x at a time, and a column for each window on them.
@@ -161,7 +107,7 @@ class Convolution(Windowed):
         indices = list(self._indices(x.shape))
         channels = x.swapaxes(0, 1)
         columns = None
-        for rows in _cut(len(x), max(1, most)):
+        for rows in cut(len(x), max(1, most)):
             shape = (self.in_channels, *self.kernel_size, rows.stop - rows.start, *windows)
             if columns is None or columns.shape != shape:
                 columns = workspace.full(shape, x.dtype, 0)

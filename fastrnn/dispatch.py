@@ -148,6 +148,14 @@ def direct(cell: str, *options: object) -> Any:
     return make and make(cell, *options)
 
 
+def product() -> Any:
+    """Return the product of matrices of the backend that computes (`c_backend.product`), or None.
+
+    None if it has none, and leaves products to BLAS. The choice is made once, as for `quick`.
+    """
+    return getattr(select(None, "rnn"), "product", None)
+
+
 def isa() -> str | None:
     """Name the instruction set that the C kernels use; None where they are not built.
 

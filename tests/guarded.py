@@ -1,4 +1,4 @@
-"""Run every cell on arrays that end flush against a page which cannot be touched.
+"""Run every cell, and products, on arrays that end flush against a page which cannot be touched.
 
 A process of its own, as reading or writing past the end of one ends it:
 
@@ -52,6 +52,18 @@ def main() -> None:
                     problem.infer("c")
                     plain = make_problem(variant, sizes, Features(), dtype).map(copy)
                     plain.infer("c")
+    for dtype in ("float32", "float64"):
+        for n in range(1, 70):
+            for M, N, K in ((3, n, 70 - n), (n, 33, 2), (9, 70 - n, 255 + n)):
+                a, b, across, down = (
+                    copy(np.ones(shape, dtype)) for shape in ((M, K), (K, N), (K, M), (N, K))
+                )
+                for found in (
+                    c_backend.product(a, b),
+                    c_backend.product(across, b, turn_a=True),
+                    c_backend.product(a, down, turn_b=True),
+                ):
+                    assert (found == K).all()
     print("nothing touched")
 
 

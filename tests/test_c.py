@@ -107,6 +107,80 @@ def test_windows_are_the_whole(variant: Variant) -> None:
     np.testing.assert_array_equal(layer.record(x).output, layer(x)[0])
 
 
+# -- products -------------------------------------------------------------------------------------
+
+
+def multiply(M: int, N: int, K: int, dtype: str) -> dict[str, np.ndarray]:
+    """A product, each factor as it is and transposed."""
+    rng = np.random.default_rng([M, N, K])
+    a, b = (rng.standard_normal(shape).astype(dtype) for shape in ((M, K), (K, N)))
+    across, down = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
+    return {
+        "a b": c_backend.product(a, b),
+        "aT b": c_backend.product(across, b, turn_a=True),
+        "a bT": c_backend.product(a, down, turn_b=True),
+        "aT bT": c_backend.product(across, down, turn_a=True, turn_b=True),
+    }
+
+
+MATRICES = [(1, 1, 1), (7, 33, 2), (17, 64, 300), (33, 7, 256), (2, 200, 513), (65, 129, 64)]
+
+
+@dtypes
+@pytest.mark.parametrize("sizes", MATRICES, ids=str)
+@pytest.mark.parametrize("isa", c_backend.isas())
+def test_products(isa: str, sizes: tuple[int, int, int], dtype: str) -> None:
+    c_backend.use_isa(isa)
+    M, N, K = sizes
+    rng = np.random.default_rng([M, N, K])
+    a, b = (rng.standard_normal(shape).astype(dtype) for shape in ((M, K), (K, N)))
+    right = np.einsum("mk,kn->mn", a.astype(np.longdouble), b.astype(np.longdouble))
+    allowed = 4 * np.finfo(dtype).eps * (np.abs(a) @ np.abs(b)).max()
+    for found in multiply(M, N, K, dtype).values():
+        assert (found.shape, found.dtype) == ((M, N), dtype)
+        np.testing.assert_allclose(found, right, rtol=0, atol=allowed)
+
+
+@dtypes
+@pytest.mark.parametrize("sizes", [*MATRICES, (64, 1000, 300)], ids=str)
+def test_bits_of_products(
+    sizes: tuple[int, int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One result: however factors lie, for any threads and vectors, cut for Ctrl-C or not."""
+    results = [multiply(*sizes, dtype)]
+    monkeypatch.setattr(c_backend, "WORTH_THREADS", 0)
+    for threads in (2, 3, 5):
+        fastrnn.set_num_threads(threads)
+        results += [multiply(*sizes, dtype) for _ in range(3)]
+    for name in FUSED:
+        c_backend.use_isa(name)
+        results.append(multiply(*sizes, dtype))
+    monkeypatch.setattr(c_backend, "MOST_AT_ONCE", 1)
+    results.append(multiply(*sizes, dtype))
+    for result in results:
+        for found in result.values():
+            assert found.tobytes() == results[0]["a b"].tobytes()
+
+
+def test_products_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^b: expected 3 terms, got 2$"):
+        c_backend.product(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+def test_convolutions_do_not_depend_on_the_batch() -> None:
+    """Outputs and gradients of the input have the bits of a row alone."""
+    layer = fastrnn.Conv2d(3, 20, 5, padding=2, stride=(1, 2), seed=1)
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((40, 3, 24, 25)).astype(np.float32)
+    tape = layer.record(x)
+    d_y = rng.standard_normal(tape.output.shape).astype(np.float32)
+    d_x = tape.backward(d_y).input
+    for rows in (slice(0, 1), slice(39, 40), slice(3, 20)):
+        some = layer.record(x[rows])
+        np.testing.assert_array_equal(some.output, tape.output[rows])
+        np.testing.assert_array_equal(some.backward(d_y[rows]).input, d_x[rows])
+
+
 # -- instruction sets -----------------------------------------------------------------------------
 
 x86 = pytest.mark.skipif(

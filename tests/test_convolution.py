@@ -12,7 +12,7 @@ import pytest
 
 import fastrnn
 from compare import TOLERANCES, Solution, assert_close, assert_gradients_of_layer, assert_same_bits
-from fastrnn import convolution
+from fastrnn import convolution, dispatch, products
 from fastrnn.feedforward import ALONE
 
 RNG = np.random.default_rng
@@ -131,19 +131,24 @@ def make(kind: str, case: tuple[int, int, list[Index]], **options: Any) -> tuple
     return layer, (batch, channels, *size)
 
 
-@pytest.fixture(params=["whole", "cut"])
-def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All at once; and a row at a time, with products in small blocks."""
-    if request.param == "cut":
+@pytest.fixture(params=["ours", "ours, cut", "BLAS", "BLAS, cut"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products by the C kernels if they are there, and by BLAS; all at once, and cut: a row at a
+    time, with products in small blocks."""
+    if "BLAS" in request.param:
+        monkeypatch.setattr(dispatch, "product", lambda: None)
+    elif dispatch.product() is None:
+        pytest.skip("c: not here")
+    if "cut" in request.param:
         monkeypatch.setattr(convolution, "COLUMNS", 1)
-        monkeypatch.setattr(convolution, "SIDE", 4)
-        monkeypatch.setattr(convolution, "ALONE", 48)
+        monkeypatch.setattr(products, "SIDE", 4)
+        monkeypatch.setattr(products, "ALONE", 48)
 
 
 @DTYPES
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.usefixtures("cut")
+@pytest.mark.usefixtures("way")
 def test_convolution_of_every_window(case: Any, bias: bool, dtype: str) -> None:
     layer, shape = make("conv", case, bias=bias, dtype=dtype)
     x, d_y = draw(layer, shape, dtype)
@@ -182,7 +187,7 @@ def test_any_window(axes: list[Index], channels: int, batch: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", [CASES[1], CASES[4], CASES[7], CASES[9]], ids=str)
-@pytest.mark.usefixtures("cut")
+@pytest.mark.usefixtures("way")
 def test_gradients_equal_finite_differences(kind: str, case: Any) -> None:
     layer, shape = make(kind, case, **({"dtype": "float64"} if kind == "conv" else {}))
     # Values with gaps between them: which one is the greatest does not change.
@@ -192,7 +197,7 @@ def test_gradients_equal_finite_differences(kind: str, case: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["conv", "mean"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.usefixtures("cut")
+@pytest.mark.usefixtures("way")
 def test_backward_is_the_adjoint(kind: str, case: Any) -> None:
     """<u, A v> = <Aᵀ u, v>: for x, and for the weights, in both of which it is linear."""
     layer, shape = make(
@@ -325,17 +330,21 @@ def test_padding_counts_in_a_mean() -> None:
     np.testing.assert_array_equal(found, [[[1, 5, 4]]])
 
 
-# -- products in blocks ---------------------------------------------------------------------------
+# -- products -------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("M", [1, 63, 64, 65, 130])
 @pytest.mark.parametrize("K", [1, 64, 150])
 @pytest.mark.parametrize("N", [1, 63, 64, 1000])
-def test_products_in_blocks(M: int, K: int, N: int) -> None:
+def test_products(M: int, K: int, N: int) -> None:
     rng = RNG(1)
     a, b, c = (rng.standard_normal(shape) for shape in ((M, K), (K, N), (M, N)))
-    np.testing.assert_allclose(convolution._product(a, b), np.einsum("mk,kn->mn", a, b), atol=1e-12)
-    found = convolution._product_of_rows(c, b)
+    expected = np.einsum("mk,kn->mn", a, b)
+    np.testing.assert_allclose(products.product(a, b), expected, atol=1e-12)
+    turned = products.product(np.ascontiguousarray(a.T), b, turn_a=True)
+    np.testing.assert_allclose(turned, expected, atol=1e-12)
+    found = products.product(c, b, turn_b=True)
     np.testing.assert_allclose(found, np.einsum("mn,kn->mk", c, b), atol=1e-11)
 
 
@@ -348,6 +357,7 @@ def test_no_product_is_larger_than_blas_computes_alone(monkeypatch: pytest.Monke
         return plain(a, b) if out is None else plain(a, b, out=out)
 
     plain = np.matmul
+    monkeypatch.setattr(dispatch, "product", lambda: None)
     layer = fastrnn.Conv2d(100, 90, 3, padding=1, seed=1)
     x, d_y = draw(layer, (2, 100, 30, 30), "float32")
     monkeypatch.setattr(np, "matmul", matmul)
@@ -368,6 +378,22 @@ def test_more_rows_than_fit_the_columns() -> None:
         pieces = [part[name] for part in parts]
         joined = np.concatenate(pieces) if name in ("y", "d_x") else np.sum(pieces, axis=0)
         np.testing.assert_allclose(array, joined, rtol=1e-10, atol=1e-10)
+
+
+def test_weights_that_were_replaced_are_looked_at() -> None:
+    """By ones that do not fit: an error in place of a read beyond their end."""
+    layer = fastrnn.Conv1d(2, 4, 3)
+    x = np.zeros((1, 2, 9), np.float32)
+    tape = layer.record(x)
+    for other, error, words in (
+        (np.zeros((4, 2, 2), np.float32), ValueError, r"^weight: expected shape \(4, 2, 3\)"),
+        (np.zeros((4, 2, 3)), TypeError, r"^weight: expected float32"),
+    ):
+        layer.parameters["weight"] = other
+        with pytest.raises(error, match=words):
+            layer(x)
+        with pytest.raises(error, match=words):
+            tape.backward(tape.output, retain=True)
 
 
 # -- parameters -----------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ FLOORS = [
     {"stack", "c_stream"},
     {"functional", "layers", "threadpool"},
     {"feedforward", "losses", "optim"},
-    {"activations", "windows"},
+    {"activations", "windows", "products"},
     {"sequential", "convolution", "pooling"},
     {"states"},
     {"truncation", "perceptron", "decoding", "stream"},
