@@ -82,7 +82,7 @@ FLOORS = [
     {"validation", "files", "console"},
     {"workspace", "tape", "threads"},
     {"reference", "numba_backend", "c_backend", "dispatch"},
-    {"stack"},
+    {"stack", "initialisation"},
     {"functional", "layers", "threadpool"},
     {"feedforward", "losses", "optim"},
     {"activations"},
