@@ -26,6 +26,7 @@ from .bench import command as bench
 from .cells import CELLS
 from .character import Checkpoint, Corpus, Options, Trainer, curve, sample, text, training
 from .console import check_writable, display, number, require, say, signals, whole, write
+from .initialisation import INITS
 from .weights import command as weights
 
 SECONDS = 60.0
@@ -160,12 +161,15 @@ def _add_options(train: _Parser) -> None:
         "lr": (number, "learning rate of Adam"),
         "clip": (number, "largest norm of the gradient"),
         "seed": (whole, "seed of the initial parameters"),
+        "init": (str, f"where the recurrent layers start, one of {', '.join(INITS)}"),
+        "forget_bias": (number, "where the bias of an LSTM's forget gate starts"),
     }
+    unset = {"k2": "the window", "forget_bias": "drawn like the others"}
     for field in fields(Options):
         convert, text = words[field.name]
-        default = "the window" if field.default is None else field.default
+        default = unset.get(field.name, field.default)
         train.add_argument(
-            f"--{field.name}",
+            f"--{field.name.replace('_', '-')}",
             type=convert,
             default=argparse.SUPPRESS,
             help=f"{text} (default: {default})",

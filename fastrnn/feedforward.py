@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from . import validation, workspace
-from .layers import Parametrized, new_parameters
+from .initialisation import new_parameters
+from .layers import Parametrized
 from .tape import Gradients, Run, Tape
 from .validation import Array
 

@@ -9,32 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from . import dispatch, validation, workspace
+from . import dispatch, initialisation, validation
 from .cells import CELLS, Cell
 from .stack import PARAMETERS, Stack
 from .tape import Gradients, Run, Tape
 from .validation import Array
 from .workspace import Weights
 
+START = {"init": initialisation.INITS[0], "forget_bias": None}  # the defaults
 MOST_LAYERS = 10_000  # more are a mistake, which would be noticed when memory is gone
-
-
-def new_parameters(
-    shapes: Mapping[str, tuple[int, ...]],
-    bound: float,
-    dtype: np.dtype[Any],
-    generator: np.random.Generator,
-) -> dict[str, Array]:
-    """Draw parameters uniformly from [-bound, bound], as torch does."""
-    # Before the first is allocated and filled: a later one may be the one that is too large.
-    for shape in shapes.values():
-        workspace.size_in_bytes(shape, dtype)
-    parameters = {name: workspace.empty(shape, dtype) for name, shape in shapes.items()}
-    for array in parameters.values():
-        generator.random(out=array, dtype=dtype)
-        array *= 2 * bound
-        array -= bound
-    return parameters
 
 
 class Parametrized:
@@ -72,6 +55,9 @@ class Stacked(Parametrized):
     options: Mapping[str, Any]
     dtype: np.dtype[Any]
     backend: str | None
+    hidden_size: int
+    init: str = initialisation.INITS[0]  # what was pickled by a version without the two has these
+    forget_bias: float | None = None
     _shapes: Mapping[str, tuple[int, ...]]  # of the parameters
     _suffixes: tuple[str, ...]  # of their names, one a layer and direction
     _known: tuple[list[Array], list[tuple[int, ...]], Stack] | None = None
@@ -84,6 +70,17 @@ class Stacked(Parametrized):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: the attributes, and not what was made of them."""
         return {**vars(self), "_known": None}
+
+    def _new_parameters(self, generator: np.random.Generator) -> dict[str, Array]:
+        return initialisation.recurrent_parameters(
+            self._shapes,
+            self.cell,
+            self.hidden_size,
+            self.dtype,
+            generator,
+            init=self.init,
+            forget_bias=self.forget_bias,
+        )
 
     def _stack(self) -> Stack:
         """Return a stack on today's parameters; they are checked if they are others."""
@@ -164,8 +161,15 @@ class Recurrent(Stacked):
         P: project the hidden state to so many values, fewer than H; 0 for none. LSTM only.
     dtype
         "float32" or "float64".
+    init
+        Where the parameters start: "uniform", in ±1/sqrt(H) as in torch; or "orthogonal", where
+        each gate's (H, H) block of ``weight_hh`` is orthogonal, (H, P) with orthonormal columns
+        with a projection, and everything else is as with "uniform".
+    forget_bias
+        LSTM only: where the sum of the forget gate's two biases starts, such as 1; None leaves
+        them as they were drawn.
     seed
-        Seed of the initialisation, uniform in ±1/sqrt(H) as in torch, and of dropout.
+        Seed of the initialisation, and of dropout.
     backend
         "c", "numba" or "numpy"; None takes the fastest that is there.
     **options
@@ -194,6 +198,8 @@ class Recurrent(Stacked):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
+        init: str = "uniform",
+        forget_bias: float | None = None,
         dtype: str = "float32",
         seed: int | None = None,
         backend: str | None = None,
@@ -220,6 +226,9 @@ class Recurrent(Stacked):
             raise ValueError(
                 f"proj_size: expected less than hidden_size={hidden_size}, got {proj_size}"
             )
+        self.init, self.forget_bias = initialisation.options(
+            self.cell, init, forget_bias, bias=self.bias
+        )
         self.dtype = validation.dtype("dtype", dtype)
         self.backend = dispatch.backend_name("backend", backend)
         self.options = validation.options(self.cell, options)
@@ -236,8 +245,7 @@ class Recurrent(Stacked):
             proj_size=self.proj_size,
             bias=self.bias,
         )
-        bound = self.hidden_size**-0.5
-        self.parameters = new_parameters(self._shapes, bound, self.dtype, self.generator)
+        self.parameters = self._new_parameters(self.generator)
 
     def _new_stack(self, weights: Mapping[str, Weights]) -> Stack:
         return Stack(
@@ -316,6 +324,7 @@ class Recurrent(Stacked):
             "dropout": 0.0,
             "bidirectional": False,
             "proj_size": 0,
+            **START,
             "backend": None,
         }
         return _describe(self, self.cell, self.options, defaults)
@@ -344,8 +353,9 @@ class GRU(Recurrent):
 class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997), gates i, f, g, o.
 
-    Takes the arguments of `Recurrent`, of which it alone has ``proj_size`` (Sak et al. 2014), and
-    ``gate_activation="sigmoid"`` or ``"hard_sigmoid"``, clip(0.2x + 0.5, 0, 1) as in Keras 1 and 2.
+    Takes the arguments of `Recurrent`, of which it alone has ``proj_size`` (Sak et al. 2014) and
+    ``forget_bias`` (Gers et al. 2000), and ``gate_activation="sigmoid"`` or ``"hard_sigmoid"``,
+    clip(0.2x + 0.5, 0, 1) as in Keras 1 and 2.
     """
 
     cell = CELLS["lstm"]
@@ -359,7 +369,7 @@ class RecurrentCell(Stacked):
 
     Parameters
     ----------
-    input_size, hidden_size, bias, dtype, seed, backend, **options
+    input_size, hidden_size, bias, init, forget_bias, dtype, seed, backend, **options
         As for `Recurrent`.
 
     Attributes
@@ -380,6 +390,8 @@ class RecurrentCell(Stacked):
         hidden_size: int,
         *,
         bias: bool = True,
+        init: str = "uniform",
+        forget_bias: float | None = None,
         dtype: str = "float32",
         seed: int | None = None,
         backend: str | None = None,
@@ -388,14 +400,15 @@ class RecurrentCell(Stacked):
         self.input_size = validation.positive("input_size", input_size)
         self.hidden_size = validation.positive("hidden_size", hidden_size)
         self.bias = validation.flag("bias", bias)
+        self.init, self.forget_bias = initialisation.options(
+            self.cell, init, forget_bias, bias=self.bias
+        )
         self.dtype = validation.dtype("dtype", dtype)
         self.backend = dispatch.backend_name("backend", backend)
         self.options = validation.options(self.cell, options)
         self._suffixes = ("",)
         self._shapes = self.cell.parameter_shapes(self.input_size, self.hidden_size, bias=self.bias)
-        generator = validation.generator("seed", seed)
-        bound = self.hidden_size**-0.5
-        self.parameters = new_parameters(self._shapes, bound, self.dtype, generator)
+        self.parameters = self._new_parameters(validation.generator("seed", seed))
 
     def __call__(self, x: Array, state: Any = None) -> Any:
         """Advance by one step.
@@ -454,7 +467,8 @@ class RecurrentCell(Stacked):
         return Stack(self.cell, self.options, weights, self.backend, stacked=False)
 
     def __repr__(self) -> str:
-        return _describe(self, self.cell, self.options, {"bias": True, "backend": None})
+        defaults = {"bias": True, **START, "backend": None}
+        return _describe(self, self.cell, self.options, defaults)
 
 
 class RNNCell(RecurrentCell):

@@ -38,7 +38,14 @@ def assert_same(run, expected):
 @pytest.mark.parametrize("cell", fastrnn.CELLS)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"layers": 2}, {"k2": 20}, {"k2": 20, "layers": 2}, {"k2": 3}],
+    [
+        {},
+        {"layers": 2},
+        {"k2": 20},
+        {"k2": 20, "layers": 2},
+        {"k2": 3},
+        {"init": "orthogonal"},
+    ],
     ids=lambda options: ",".join(f"{k}={v}" for k, v in options.items()) or "k2=k1",
 )
 def test_stopping_anywhere_changes_no_bit(tmp_path, monkeypatch, cell, options):
@@ -94,6 +101,29 @@ def test_what_a_checkpoint_says(tmp_path):
         found.trainer(Corpus.of(TEXT + "a", 3, 8))
 
 
+def test_a_checkpoint_without_the_options_of_later_versions(tmp_path):
+    path = tmp_path / "run.safetensors"
+    old = json.dumps({"cell": "lstm", "hidden": 5, "batch": 3, "window": 8})
+    corpus = changed(path, options=old)
+    found = Checkpoint.load(path)
+    assert (found.options.init, found.options.forget_bias) == ("uniform", None)
+    run = trainer()
+    run.step()
+    assert_same(found.trainer(corpus), run)
+
+
+def test_the_start_of_the_recurrent_layers_is_an_option():
+    run = trainer(init="orthogonal", forget_bias=1)
+    for name, array in run.model.parameters.items():
+        if "weight_hh" in name:
+            blocks = array.reshape(4, 5, 5)
+            eye = np.eye(5)
+            for block in blocks:
+                np.testing.assert_allclose(block.T @ block, eye, rtol=0, atol=1e-6)
+        if "bias_" in name:
+            assert (array[5:10] == ("bias_ih" in name)).all()
+
+
 def changed(path, arrays=(), **metadata):
     """Write a checkpoint with something wrong in it."""
     run = trainer()
@@ -126,6 +156,8 @@ def changed(path, arrays=(), **metadata):
         ({"options": '{"hidden": 5, "layers": 4000000000}'}, "layers: expected"),
         ({"options": '{"hidden": 5, "lr": NaN}'}, "lr: expected"),
         ({"options": '{"power": 9}'}, "power"),
+        ({"options": '{"hidden": 5, "init": []}'}, "init: expected one of"),
+        ({"options": '{"cell": "gru", "forget_bias": 1}'}, "forget_bias: the cell 'gru'"),
         ({"vocabulary": '"abc"'}, "characters: expected"),
         ({"vocabulary": "7"}, "expected a whole checkpoint"),
         ({"text": "null"}, "expected a whole checkpoint"),

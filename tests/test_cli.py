@@ -79,9 +79,10 @@ def test_version_and_help(capsys):
     assert capsys.readouterr().out == f"fastrnn {fastrnn.info()['version']}\n"
     assert cli.main(["train", "--help"]) == 0
     words = " ".join(capsys.readouterr().out.split())
-    options = "cell hidden layers batch window k2 lr clip seed backend text seconds epochs out"
-    for option in options.split():
-        entry = words.split(f" --{option} {option.upper()} ")[-1]
+    options = "cell hidden layers batch window k2 lr clip seed init forget-bias backend text"
+    for option in [*options.split(), "seconds", "epochs", "out"]:
+        value = option.upper().replace("-", "_")
+        entry = words.split(f" --{option} {value} ")[-1]
         assert "(default: " in entry[: entry.find(") --")], option
     assert "--resume FILE" in words
 
@@ -158,7 +159,10 @@ def test_picture_is_a_picture(capsys):
 
 
 @pytest.mark.usefixtures("_no_picture")
-@pytest.mark.parametrize("more", [[], ["--k2", "20"], ["--layers", "2"]])
+@pytest.mark.parametrize(
+    "more",
+    [[], ["--k2", "20"], ["--layers", "2"], ["--init", "orthogonal", "--forget-bias", "1"]],
+)
 def test_resuming_gives_the_bits_of_one_run(capsys, monkeypatch, more):
     monkeypatch.setattr(training, "EVALUATE_EVERY", 7)
     assert cli.main(train("--epochs", "2", "--out", "straight.safetensors", *more)) == 0
@@ -254,6 +258,10 @@ def mistake(capsys, arguments):
         (train("--lr", "fast"), "--lr: expected a number, got 'fast'"),
         (train("--clip", "0"), "clip: expected a number"),
         (train("--seed", "-1"), "seed: expected at least 0"),
+        (train("--init", "normal"), "init: expected one of 'uniform', 'orthogonal', got 'normal'"),
+        (train("--forget-bias", "much"), "--forget-bias: expected a number, got 'much'"),
+        (train("--forget-bias", "inf"), "forget_bias: expected a number in .*, got inf"),
+        (train("--cell", "gru", "--forget-bias", "1"), "forget_bias: the cell 'gru' has no forget"),
         (train("--seconds", "0"), "seconds: expected a number"),
         (train("--seconds", "inf"), "seconds: expected a number"),
         (train("--epochs", "0"), "epochs: expected at least 1, got 0"),
@@ -316,6 +324,8 @@ def checkpoint(tmp_path_factory):
         (["--lr", "0.03"], r"lr: expected 0\.02 as in run\.safetensors, got 0\.03"),
         (["--k2", "9"], "k2: expected 8"),
         (["--seed", "1"], "seed: expected 0"),
+        (["--init", "orthogonal"], r"init: expected uniform as in run\.safetensors"),
+        (["--forget-bias", "1"], r"forget_bias: expected None as in run\.safetensors, got 1"),
         (["--backend", "numba"], "backend: expected numpy"),
         (["--text", "text"], r"run\.safetensors: text: expected the one that was trained on"),
         (["--epochs", "1"], "epochs: expected more than the 1 done, got 1"),

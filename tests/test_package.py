@@ -83,7 +83,7 @@ FLOORS = [
     {"validation", "files", "console"},
     {"workspace", "tape", "threads"},
     {"reference", "numba_backend", "c_backend", "dispatch"},
-    {"stack", "c_stream"},
+    {"stack", "c_stream", "initialisation"},
     {"functional", "layers", "threadpool"},
     {"feedforward", "losses", "optim"},
     {"activations", "windows", "products"},

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import validation
+from .. import initialisation, validation
 from ..activations import softmax
+from ..cells import CELLS
 from ..feedforward import Embedding, Linear
 from ..layers import LAYERS
 from ..sequential import Sequential
@@ -37,6 +38,8 @@ class Options:
         Largest norm of all gradients together.
     seed
         Seed of the initial parameters.
+    init, forget_bias
+        Where the recurrent layers start; as theirs.
 
     Raises
     ------
@@ -53,6 +56,8 @@ class Options:
     lr: float = 6e-3
     clip: float = 1.0
     seed: int = 0
+    init: str = "uniform"
+    forget_bias: float | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, object] = {"cell": validation.cell("cell", self.cell).name}
@@ -62,6 +67,9 @@ class Options:
         for name in ("lr", "clip"):
             checked[name] = validation.number(name, getattr(self, name), 0.0, open_low=True)
         checked["seed"] = validation.non_negative("seed", self.seed)
+        checked["init"], checked["forget_bias"] = initialisation.options(
+            CELLS[self.cell], self.init, self.forget_bias, bias=True
+        )
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -76,6 +84,8 @@ def build(options: Options, vocabulary: Vocabulary, backend: str | None = None) 
             embedding,
             options.hidden,
             options.layers,
+            init=options.init,
+            forget_bias=options.forget_bias,
             seed=next(seeds),
             backend=backend,
         ),
