@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import validation, workspace
-from .layers import new_parameters
+from .initialisation import new_parameters
 from .products import cut, product
 from .tape import Gradients
 from .validation import Array
