@@ -33,6 +33,21 @@ class Inputs:
     reset_given: bool  # whether the caller gave reset_states
     batched: bool
 
+    def take(self, rows: Array) -> Inputs:
+        """Return the same for some rows of the batch."""
+
+        def some(parts: list[State]) -> list[State]:
+            return [tuple(array[rows] for array in state) for state in parts]
+
+        return replace(
+            self,
+            x=np.ascontiguousarray(self.x[:, rows]),
+            states=some(self.states),
+            reset_states=some(self.reset_states),
+            lengths=None if self.lengths is None else self.lengths[rows],
+            reset=None if self.reset is None else np.ascontiguousarray(self.reset[:, rows]),
+        )
+
 
 @dataclass(slots=True)
 class Step:
@@ -133,13 +148,24 @@ class Stack:
         reset: object,
         d_output: object,
         d_state: object,
+        most_rows: int | None = None,
     ) -> tuple[list[Step], Array | None, list[State]]:
-        """Run a recorded pass; return it, and the gradients that it starts back from, (T, B, ·)."""
+        """Run a recorded pass; return it, and the gradients that it starts back from, (T, B, ·).
+
+        Of more rows than `most_rows` so many are taken, evenly spread.
+        """
         kernels = dispatch.select(self.backend, self.cell.name)
         inputs = self._read(kernels, x, state, lengths, reset, None)
-        steps = self._forward(kernels, inputs, record=True)
-        shape = self._sequence_out(_joined(steps[-1]), inputs).shape
-        return steps, *self._gradients_in(d_output, d_state, shape, inputs)
+        T, B, _ = inputs.x.shape
+        output = np.broadcast_to(np.float64(0), (T, B, self.directions * self.widths[0]))
+        shape = self._sequence_out(output, inputs).shape
+        d_y, d_finals = self._gradients_in(d_output, d_state, shape, inputs)
+        if most_rows is not None and most_rows < B:
+            rows = np.arange(most_rows) * B // most_rows
+            d_y = None if d_y is None else np.ascontiguousarray(d_y[:, rows])
+            d_finals = [tuple(array[rows] for array in final) for final in d_finals]
+            inputs = inputs.take(rows)
+        return self._forward(kernels, inputs, record=True), d_y, d_finals
 
     def _gradients_in(
         self, d_output: object, d_state: object, shape: tuple[int, ...], inputs: Inputs

@@ -1,16 +1,17 @@
 """How gradients flow: term by term, against the backward pass and against plain loops."""
 
 import math
-import re
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastrnn
 from fastrnn import cli, gradflow
+from fastrnn.character import Checkpoint, Corpus, Options, Trainer
 from fastrnn.gradflow import measures
-from fastrnn.gradflow.unrolled import unroll
 from problems import VARIANTS, Variant
 
 T, B, I, H, P = 7, 4, 3, 5, 2
@@ -231,9 +232,7 @@ def test_singular_values(variant):
     x, reset = rng.standard_normal((T, 2, I)), np.zeros((T, 2), bool)
     reset[3] = True
     lengths = np.array([T, 5])
-    found = gradflow.analyse(
-        layer, x, layer(x)[0], lengths=lengths, reset=reset
-    ).radius["l0"]
+    found = gradflow.analyse(layer, x, layer(x)[0], lengths=lengths, reset=reset).radius["l0"]
     widths = [array.shape[2] for array in _tuple(layer(x)[1])]
     states = [np.zeros((1, 2, width)) for width in widths]
     for k in range(T):
@@ -340,7 +339,8 @@ def orthogonal(scale, nonlinearity="tanh", steps=60):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
-    ("scale", "kind", "after"), [(0.3, "vanishing", 6), (3.0, "exploding", 7), (1.0, "healthy", None)]
+    ("scale", "kind", "after"),
+    [(0.3, "vanishing", 6), (3.0, "exploding", 7), (1.0, "healthy", None)],
 )
 def test_known_growth(scale, kind, after, reverse):
     """0.3**5 > 1e-3 > 0.3**6, and 3**6 < 1e3 < 3**7: the Jacobian is scale times a rotation."""
@@ -483,8 +483,9 @@ def test_monitor(tmp_path):
         x, d_output, parameters = seen[record.step]
         other.load_parameters(parameters)
         flow = gradflow.analyse(other, x, d_output)
-        assert_close(record.d_h, flow.d_h)
-        assert record.saturation == flow.saturation
+        assert_close(record.d_h, flow.d_h)  # no more rows than are looked at
+        for gate, found in record.saturation["l0"].items():
+            assert found == pytest.approx(flow.saturation["l0"][gate], abs=1e-12)
         if record.step + 1 < len(seen):
             after = seen[record.step + 1][2]
             for name, before in parameters.items():
@@ -495,6 +496,26 @@ def test_monitor(tmp_path):
         assert record.verdict.kind == "healthy"
     monitor.plot(tmp_path / "monitor.png")
     assert (tmp_path / "monitor.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_monitor_looks_at_some_rows():
+    rng = np.random.default_rng(17)
+    layer = fastrnn.LSTM(I, H, 2, bidirectional=True, batch_first=True, dtype="float64", seed=1)
+    x, d_output = rng.standard_normal((10, T, I)), rng.standard_normal((10, T, 2 * H))
+    given = {"lengths": rng.integers(1, T + 1, 10), "reset": rng.random((10, T)) < 0.2}
+    tape = layer.record(x, **given)
+    state, d_state = like(tape.state, rng), like(tape.state, rng)
+    record = gradflow.Monitor(layer)(x, d_output, d_state, state, **given)
+    rows = [0, 2, 5, 7]
+    flow = gradflow.analyse(
+        layer,
+        x[rows],
+        d_output[rows],
+        *(tuple(array[:, rows] for array in part) for part in (d_state, state)),
+        **{name: array[rows] for name, array in given.items()},
+    )
+    assert_close(record.d_h, flow.d_h)
+    assert_close(record.d_c, flow.d_c)
 
 
 def test_monitor_changes_nothing():
@@ -514,8 +535,84 @@ def test_monitor_looks_only_when_it_is_its_turn():
     record = monitor(x, np.ones((T, B, H), np.float32))
     assert record is monitor.history[0]
     assert monitor("whatever") is None
-    with pytest.raises(ValueError, match="^d_output: "):
+    with pytest.raises(ValueError, match=r"^d_output: "):
         monitor("whatever")
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """A trained model in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    text = "the quick brown fox jumps over the lazy dog\n" * 40
+    Path("text").write_text(text)
+    options = Options(hidden=8, batch=4, window=8)
+    trainer = Trainer(Corpus.of(text, 4, 8), options, "numpy")
+    trainer.step()
+    Checkpoint.of(trainer, str(Path("text").resolve())).save("run.safetensors")
+    return trainer
+
+
+def test_command(checkpoint, capsys):
+    pytest.importorskip("matplotlib")
+    assert cli.main(["gradflow", "run.safetensors", "--steps", "20", "--out", "flow.png"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert Path("flow.png").read_bytes().startswith(b"\x89PNG")
+    # The same by hand: the held-out part in rows of 20 characters.
+    held_out = checkpoint.corpus.held_out
+    rows = (len(held_out) - 1) // 20
+    x, targets = (held_out[shift : shift + rows * 20].reshape(rows, 20).T for shift in (0, 1))
+    logits, _ = checkpoint.model(x)
+    loss, d_logits = fastrnn.softmax_cross_entropy(logits, targets)
+    assert (
+        f"held out, {Path('text').resolve()}: {rows} x 20 characters, {loss / math.log(2):.3f}"
+        in out
+    )
+    assert str(gradflow.analyse(checkpoint.model, x, d_logits)) in out
+
+    Path("other").write_text("a lazy brown dog, and a quick fox " * 3)
+    assert cli.main(["gradflow", "run.safetensors", "--text", "other", "--steps", "100"]) == 0
+    assert "other: 1 x 100 characters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "the following arguments are required: CHECKPOINT"),
+        (["absent"], "absent: No such file"),
+        (["text"], "text: expected a safetensors file"),
+        (["run.safetensors", "--steps", "0"], "steps: expected at least 1, got 0"),
+        (["run.safetensors", "--steps", "x"], "--steps: expected a whole number, got 'x'"),
+        (["run.safetensors", "--steps", "500"], "text: expected at least 501 characters"),
+        (["run.safetensors", "--text", "absent"], "absent: No such file"),
+        (["run.safetensors", "--text", "changed", "--steps", "9"], "changed: expected UTF-8"),
+        (["run.safetensors", "--out", "flow.pdf"], "out: expected a name that ends in .png"),
+        (["run.safetensors", "--out", "no/flow.png"], "out: expected a folder that can be"),
+    ],
+)
+@pytest.mark.usefixtures("checkpoint")
+def test_mistakes_are_one_line(capsys, arguments, words):
+    Path("changed").write_bytes(b"\xff" * 99)
+    assert cli.main(["gradflow", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("fastrnn: ")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not Path("flow.png").exists()
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_another_text_is_refused(capsys, monkeypatch):
+    Path("text").write_text("something else " * 99)
+    assert cli.main(["gradflow", "run.safetensors"]) == 2
+    assert "text: expected the one that was trained on, or --text" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(["gradflow", "run.safetensors", "--out", "flow.png"]) == 2
+    assert "matplotlib is not installed: pip install" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 64  # loss steps that are looked at without being asked for
 BYTES = 1 << 27  # of the gradients of one layer's output that go back together
+FEW_STEPS, FEW_ITERATIONS = 4, 8  # of singular values, where time counts
 WHOLE = -1  # in the place of a loss step: all losses together
 
 
@@ -139,7 +140,7 @@ def analyse(
     """
     unrolled = unroll(layer, x, d_output, d_state, state, lengths, reset)
     ratios = _update_ratios(unrolled, updates)
-    losses = _losses(unrolled.d_output)
+    losses = losses_of(unrolled.d_output)
     if steps is None:
         taken = losses
         if len(losses) > MOST_STEPS:
@@ -158,22 +159,23 @@ def measure(
     *,
     complete: bool,
     ratios: dict[str, float],
-    radii: Array | None = None,
-    terms: bool = True,
+    quick: bool = False,
 ) -> GradientFlow:
-    """Analyse the losses `taken` (T for the final state), and the singular values at `radii`.
+    """Analyse the losses `taken` (T for the final state).
 
-    Without `terms` there are no contributions and gradients.
+    The quick way leaves out contributions and gradients, and iterates less for singular values, at
+    a few steps.
     """
     T = len(unrolled.d_output)
     rows = [WHOLE, *map(int, taken)]
-    walk = _Walk(unrolled, len(rows), terms=terms)
+    walk = _Walk(unrolled, len(rows), terms=not quick)
     most = max(1, BYTES // (8 * walk.row_size))
     for start in range(0, len(rows), most):
         walk.go_back(rows[start : start + most], start)
     directions = list(unrolled.directions)
-    where = np.arange(T) if radii is None else radii
-    radius = {d.name: measures.radius(d.call, d.tape, where) for d in directions}
+    where = np.linspace(0, T - 1, min(T, FEW_STEPS if quick else T)).round().astype(int)
+    most = FEW_ITERATIONS if quick else measures.MOST_ITERATIONS
+    radius = {d.name: measures.radius(d.call, d.tape, where, most) for d in directions}
     saturation = {d.name: measures.saturation(d.call, d.tape) for d in directions}
     evidence = [
         Evidence(
@@ -205,8 +207,8 @@ def measure(
     )
 
 
-def _losses(d_output: Array) -> Array:
-    """Return the steps where the gradient is not zero; NaN is not."""
+def losses_of(d_output: Array) -> Array:
+    """Return the steps t where the gradient is not zero; NaN is not."""
     return np.flatnonzero((d_output != 0).any(axis=(1, 2)))
 
 

@@ -56,7 +56,9 @@ def product_norms(a: Array, x: Array) -> Array:
     return np.asarray(np.linalg.norm(r @ a, axis=(1, 2)))
 
 
-def radius(call: Call, tape: Forward, steps: Array) -> Array:
+def radius(
+    call: Call, tape: Forward, steps: Array, most_iterations: int = MOST_ITERATIONS
+) -> Array:
     """Return the largest singular values of the Jacobians dS_k/dS_{k-1}, (T,).
 
     S is the hidden state, for the LSTM h and c jointly; the value at k is the largest of all rows
@@ -87,6 +89,7 @@ def radius(call: Call, tape: Forward, steps: Array) -> Array:
             tuple(array[rows] for array in consumed),
             tuple(array[rows] for array in produced),
             {name: array[rows] for name, array in records.items()},
+            most_iterations,
         )
     values = np.full((T, B), np.nan)
     values[steps] = found.reshape(-1, B)
@@ -98,7 +101,7 @@ def radius(call: Call, tape: Forward, steps: Array) -> Array:
 
 
 def _singular_values(
-    call: Call, a: Array, consumed: State, produced: State, records: dict[str, Array]
+    call: Call, a: Array, consumed: State, produced: State, records: dict[str, Array], most: int
 ) -> Array:
     step = STEPS[call.cell.name]
     generator = np.random.default_rng(0)
@@ -106,7 +109,7 @@ def _singular_values(
     # Of the cube root of the precision: what errs least for a central difference.
     h = 1e-5 * (1 + np.abs(np.concatenate(consumed, axis=1)).max(axis=1, keepdims=True))
     last = np.zeros(len(a))
-    for _ in range(MOST_ITERATIONS):
+    for _ in range(most):
         u, sigma = _unit(step.backward(v, consumed, produced, records, call).state)
         # NaN is as good as it gets, too.
         if not (np.abs(sigma - last) > TOLERANCE * sigma).any():

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import validation
 from ..validation import Array
-from .analysis import measure, update_ratios
+from .analysis import losses_of, measure, update_ratios
 from .measures import Saturation
 from .unrolled import recurrent_layer, unroll
 from .verdict import Verdict
@@ -18,7 +18,7 @@ from .verdict import Verdict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SINGULAR_VALUES = 4  # steps at which they are taken
+MOST_ROWS = 4  # of a batch that are looked at
 
 
 @dataclass(slots=True)
@@ -32,7 +32,8 @@ class Record:
     d_h, d_c, saturation, verdict
         As in `GradientFlow`, the verdict by the last loss alone.
     radius
-        Layer and direction to the median of the largest singular values of some steps.
+        Layer and direction to the median of the largest singular values of four steps, from eight
+        iterations.
     update_ratios
         As in `GradientFlow`; empty until the next call, which sees what has become of the
         parameters.
@@ -52,7 +53,7 @@ class Monitor:
 
     Call it in each training step, between `backward` and the optimizer, with what `record` and
     `backward` were given. It computes the norms of the whole loss, some singular values, the
-    saturation and the updates, and not the table over (t, k).
+    saturation and the updates, and not the table over (t, k); of at most 4 rows of the batch.
 
     Parameters
     ----------
@@ -113,13 +114,12 @@ class Monitor:
         if step % self.every:
             self._calls += 1
             return None
-        unrolled = unroll(self.layer, x, d_output, d_state, state, lengths, reset)
+        unrolled = unroll(self.layer, x, d_output, d_state, state, lengths, reset, MOST_ROWS)
         self._calls += 1
-        T = len(unrolled.d_output)
-        at = np.linspace(0, T - 1, min(T, SINGULAR_VALUES)).round().astype(int)
-        losses = np.flatnonzero((unrolled.d_output != 0).any(axis=(1, 2)))
-        last = np.array([T]) if unrolled.d_state_given else losses[-1:]
-        flow = measure(unrolled, last, complete=False, ratios={}, radii=at, terms=False)
+        last = losses_of(unrolled.d_output)[-1:]
+        if unrolled.d_state_given:
+            last = np.array([len(unrolled.d_output)])
+        flow = measure(unrolled, last, complete=False, ratios={}, quick=True)
         record = Record(
             step,
             flow.d_h,

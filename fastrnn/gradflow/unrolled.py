@@ -63,11 +63,12 @@ def unroll(
     state: object,
     lengths: object,
     reset: object,
+    most_rows: int | None = None,
 ) -> Unrolled:
     """Check the arguments of `analyse` and run the model forward, without dropout.
 
     In float64, whatever the dtype of the model: what has vanished would be zero in float32, and
-    its square is needed, too.
+    its square is needed, too. Of more rows than `most_rows` so many are taken, evenly spread.
     """
     layer = recurrent_layer("layer", model)
     if d_output is None and d_state is None:
@@ -87,7 +88,8 @@ def unroll(
         layer.cell,
         layer.options,
         weights,
-        "numpy",
+        # Where a row has ended, other backends leave what it was in x.
+        layer.backend if lengths is None else "numpy",
         directions=2 if layer.bidirectional else 1,
         batch_first=layer.batch_first,
     )
@@ -98,6 +100,7 @@ def unroll(
         reset,
         None if d_output is None else _double("d_output", d_output, layer),
         _double_state("d_state", d_state, layer),
+        most_rows,
     )
     T, B, _ = steps[0].calls[0][0].x.shape
     if not T or not B:
