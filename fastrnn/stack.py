@@ -33,6 +33,21 @@ class Inputs:
     reset_given: bool  # whether the caller gave reset_states
     batched: bool
 
+    def take(self, rows: Array) -> Inputs:
+        """Return the same for some rows of the batch."""
+
+        def some(parts: list[State]) -> list[State]:
+            return [tuple(array[rows] for array in state) for state in parts]
+
+        return replace(
+            self,
+            x=np.ascontiguousarray(self.x[:, rows]),
+            states=some(self.states),
+            reset_states=some(self.reset_states),
+            lengths=None if self.lengths is None else self.lengths[rows],
+            reset=None if self.reset is None else np.ascontiguousarray(self.reset[:, rows]),
+        )
+
 
 @dataclass(slots=True)
 class Step:
@@ -115,14 +130,52 @@ class Stack:
         shape = output.shape
 
         def pullback(d_output: object, d_state: object) -> Run:
-            d_y = None
-            if d_output is not None:
-                d_y = validation.floating("d_output", d_output, inputs.x.dtype)
-                d_y = self._sequence_in(validation.shape("d_output", d_y, *shape), inputs.batched)
-            d_finals = self._states_in("d_state", d_state, inputs.x, inputs.batched)
-            return partial(self._backward, kernels, inputs, steps, d_y, d_finals)
+            return partial(
+                self._backward,
+                kernels,
+                inputs,
+                steps,
+                *self._gradients_in(d_output, d_state, shape, inputs),
+            )
 
         return Trace(output, self._state_out(finals, inputs), pullback, cell_states)
+
+    def unroll(
+        self,
+        x: object,
+        state: object,
+        lengths: object,
+        reset: object,
+        d_output: object,
+        d_state: object,
+        most_rows: int | None = None,
+    ) -> tuple[list[Step], Array | None, list[State]]:
+        """Run a recorded pass; return it, and the gradients that it starts back from, (T, B, ·).
+
+        Of more rows than `most_rows` so many are taken, evenly spread.
+        """
+        kernels = dispatch.select(self.backend, self.cell.name)
+        inputs = self._read(kernels, x, state, lengths, reset, None)
+        T, B, _ = inputs.x.shape
+        output = np.broadcast_to(np.float64(0), (T, B, self.directions * self.widths[0]))
+        shape = self._sequence_out(output, inputs).shape
+        d_y, d_finals = self._gradients_in(d_output, d_state, shape, inputs)
+        if most_rows is not None and most_rows < B:
+            rows = np.arange(most_rows) * B // most_rows
+            d_y = None if d_y is None else np.ascontiguousarray(d_y[:, rows])
+            d_finals = [tuple(array[rows] for array in final) for final in d_finals]
+            inputs = inputs.take(rows)
+        return self._forward(kernels, inputs, record=True), d_y, d_finals
+
+    def _gradients_in(
+        self, d_output: object, d_state: object, shape: tuple[int, ...], inputs: Inputs
+    ) -> tuple[Array | None, list[State]]:
+        """Check the gradients of an output of this shape, and of the final state."""
+        d_y = None
+        if d_output is not None:
+            d_y = validation.floating("d_output", d_output, inputs.x.dtype)
+            d_y = self._sequence_in(validation.shape("d_output", d_y, *shape), inputs.batched)
+        return d_y, self._states_in("d_state", d_state, inputs.x, inputs.batched)
 
     def _read(
         self,

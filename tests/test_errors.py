@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import functional, workspace
+from fastrnn import functional, gradflow, workspace
 
 T, B, I, H, P = 5, 3, 2, 4, 2
 
@@ -55,7 +55,13 @@ class World:
 
     def names(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in dir(self) if not name.startswith("_")}
-        more = {"np": np, "math": math, "functional": functional, "Foreign": Foreign}
+        more = {
+            "np": np,
+            "math": math,
+            "functional": functional,
+            "gradflow": gradflow,
+            "Foreign": Foreign,
+        }
         sizes = {"T": T, "B": B, "I": I, "H": H, "P": P, "f8": np.float64, "i8": np.int64}
         public = {name: getattr(fastrnn, name) for name in fastrnn.__all__}
         return public | more | sizes | own
