@@ -209,14 +209,14 @@ def draw(found: Found) -> Figure:
             axes.semilogy(np.arange(len(norms), 0, -1), shown, color=colours[name], label=name)
         axes.set_xlabel("steps before the end")
         axes.set_ylabel("‖∂E/∂state‖ before training")
-    starts.set_title("RNN, relu: where W_hh starts")
+    starts.set_title("RNN (relu if not tanh): where W_hh starts")
     memories.set_title("Gates: where the forget gate's bias starts")
     memories.set_ylim(bottom=1e-30)
     for name, curve in found.losses.items():
         smoothed = adding.smooth(curve)
         learning.plot(
             np.arange(adding.SMOOTH, adding.SMOOTH + len(smoothed)),
-            np.minimum(smoothed, 0.4),
+            smoothed,
             color=colours[name],
             label=name,
         )
