@@ -1,7 +1,7 @@
 """The command line: ``fastrnn info``, ``train``, ``generate``, ``inspect``, ``convert``, ...
 
-It reads arguments and prints; what is computed is in `fastrnn.character`, `fastrnn.weights` and
-`fastrnn.bench`.
+It reads arguments and prints; what is computed is in `fastrnn.character`, `fastrnn.gradflow`,
+`fastrnn.weights` and `fastrnn.bench`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .bench import command as bench
 from .cells import CELLS
 from .character import Checkpoint, Corpus, Options, Trainer, curve, sample, text, training
 from .console import check_writable, display, number, require, say, signals, whole, write
+from .gradflow import command as gradflow
 from .initialisation import INITS
 from .weights import command as weights
 
@@ -144,6 +145,7 @@ def _parser() -> _Parser:
     generate.add_argument("--backend", help=_backend_help())
     generate.set_defaults(run=_generate)
 
+    gradflow.add_to(commands)
     weights.add_to(commands)
     bench.add_to(commands)
     return parser

@@ -6,14 +6,14 @@ with sizes T (time), B (batch), I (input), H (hidden), R (recurrent: P or H) and
 
 A forward step takes the input's share of the pre-activations, ``a = W_ih x_t + b_ih`` (B, G*H),
 and the state that it consumes; it returns the new state and what the tape keeps. A backward step
-takes the gradient of the new state and returns that of ``a`` and of the consumed state; it adds
-the step's share to the gradients of the hidden-side weights. Everything on the input's side is a
-product over the whole window and is left to the loop.
+takes the gradient of the new state and returns that of ``a``, of the consumed state, and, as
+factors, of the hidden-side weights. Everything on the input's side is a product over the whole
+window and is left to the loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,17 @@ from .validation import Array
 from .workspace import Backward, Call, Forward, State, Weights
 
 Records = dict[str, Array]
+
+Factors = tuple[Array, Array]  # (B, rows) and (B, columns): of a gradient, their product a.T @ b
+
+
+class StepGradients(NamedTuple):
+    """What a backward step returns."""
+
+    a: Array  # (B, G*H)
+    state: State  # of the consumed state
+    hidden: tuple[Factors, ...]  # of W_hh, one for each block of its rows; b_hh: sums of the first
+    projection: Factors | None = None  # of weight_hr
 
 
 def sigmoid(x: Array) -> Array:
@@ -64,13 +75,11 @@ def rnn_step_backward(
     produced: State,
     records: Records,
     call: Call,
-    d_weights: Weights,
-) -> tuple[Array, State]:
+) -> StepGradients:
     """Gradient of `rnn_step`; relu has slope 0 at 0."""
     (d_h,), (h,), (h_new,) = d_state, consumed, produced
     d_a = d_h * (1 - h_new**2 if call.options["nonlinearity"] == "tanh" else h_new > 0)
-    _add_product_gradient(d_weights, d_a, h)
-    return d_a, (d_a @ call.weights.hh,)
+    return StepGradients(d_a, (d_a @ call.weights.hh,), ((d_a, h),))
 
 
 def gru_step(a: Array, state: State, call: Call) -> tuple[State, Records]:
@@ -99,29 +108,26 @@ def gru_step_backward(
     produced: State,
     records: Records,
     call: Call,
-    d_weights: Weights,
-) -> tuple[Array, State]:
+) -> StepGradients:
     """Gradient of `gru_step`."""
     (d_h,), (h,) = d_state, consumed
     slope = GATES[call.options["gate_activation"]].slope
     r, z, n = records["gates"].swapaxes(0, 1)
     w_r, w_z, w_n = _gates(call.weights, 3)
-    d_w_r, d_w_z, d_w_n = _gates(d_weights, 3)
     d_a_n = d_h * (1 - z) * (1 - n**2)
     d_a_z = d_h * (h - n) * slope(z)
     if call.options["reset_after"]:
         d_a_r = d_a_n * records["hidden_n"] * slope(r)
-        _add_product_gradient(d_w_n, d_a_n * r, h)
-        d_h_n = (d_a_n * r) @ w_n.hh
+        hidden_n = (d_a_n * r, h)
+        d_h_n = hidden_n[0] @ w_n.hh
     else:
         d_rh = d_a_n @ w_n.hh
         d_a_r = d_rh * h * slope(r)
-        _add_product_gradient(d_w_n, d_a_n, r * h)
+        hidden_n = (d_a_n, r * h)
         d_h_n = d_rh * r
-    _add_product_gradient(d_w_r, d_a_r, h)
-    _add_product_gradient(d_w_z, d_a_z, h)
     d_a = np.concatenate((d_a_r, d_a_z, d_a_n), axis=1)
-    return d_a, (d_h * z + d_a_r @ w_r.hh + d_a_z @ w_z.hh + d_h_n,)
+    d_h = d_h * z + d_a_r @ w_r.hh + d_a_z @ w_z.hh + d_h_n
+    return StepGradients(d_a, (d_h,), ((d_a_r, h), (d_a_z, h), hidden_n))
 
 
 def lstm_step(a: Array, state: State, call: Call) -> tuple[State, Records]:
@@ -145,15 +151,15 @@ def lstm_step_backward(
     produced: State,
     records: Records,
     call: Call,
-    d_weights: Weights,
-) -> tuple[Array, State]:
+) -> StepGradients:
     """Gradient of `lstm_step`."""
     (d_h, d_c), (h, c), (_, c_new) = d_state, consumed, produced
     i, f, g, o = records["gates"].swapaxes(0, 1)
     slope = GATES[call.options["gate_activation"]].slope
     tanh_c = np.tanh(c_new)
-    if call.weights.hr is not None and d_weights.hr is not None:
-        d_weights.hr[...] += d_h.T @ (o * tanh_c)
+    projection = None
+    if call.weights.hr is not None:
+        projection = (d_h, o * tanh_c)
         d_h = d_h @ call.weights.hr
     d_c = d_c + d_h * o * (1 - tanh_c**2)
     d_a = np.concatenate(
@@ -165,15 +171,14 @@ def lstm_step_backward(
         ),
         axis=1,
     )
-    _add_product_gradient(d_weights, d_a, h)
-    return d_a, (d_a @ call.weights.hh, d_c * f)
+    return StepGradients(d_a, (d_a @ call.weights.hh, d_c * f), ((d_a, h),), projection)
 
 
 class Steps(NamedTuple):
     """The two functions that define a cell."""
 
     forward: Callable[[Array, State, Call], tuple[State, Records]]
-    backward: Callable[[State, State, State, Records, Call, Weights], tuple[Array, State]]
+    backward: Callable[[State, State, State, Records, Call], StepGradients]
 
 
 STEPS = {
@@ -213,39 +218,75 @@ def forward(call: Call, ws: Forward) -> None:
 @np.errstate(all="ignore")
 def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
     """Run back-propagation through time over a window and fill `ws`."""
-    step = STEPS[call.cell.name].backward
-    consumed = consumed_states(call, tape)
-    produced = (tape.output,) if tape.cells is None else (tape.output, tape.cells)
     d_a = np.zeros((*call.x.shape[:2], len(call.weights.ih)), call.x.dtype)
     for array in (*ws.weights, *ws.reset_state):
         if array is not None:
             array[...] = 0
+    d_first = d_state
+    for t, _, gradients, d_first in backward_steps(call, tape, d_output, d_state):  # noqa: B007 - the last counts
+        d_a[t] = gradients.a
+        add_hidden_gradients(ws.weights, gradients)
+        if call.reset is not None:
+            zeros = tuple(map(np.zeros_like, gradients.state))
+            for total, share in zip(
+                ws.reset_state, _where(call.reset[t], gradients.state, zeros), strict=True
+            ):
+                total += share
+    for array, first in zip(ws.state, d_first, strict=True):
+        array[...] = first
+    input_gradients(call, d_a, ws)
+
+
+def backward_steps(
+    call: Call, tape: Forward, d_output: Array, d_state: State, copies: int = 1
+) -> Iterator[tuple[int, State, StepGradients, State]]:
+    """Go back through time step by step.
+
+    Several losses may go back together, each as a copy of the batch: `d_output` is then
+    (T, copies*B, R), the arrays of `d_state` are (copies*B, ·), all rows of a loss in sequence.
+
+    Yields
+    ------
+    t, d_new, gradients, d_before
+        The step; the gradient of the state after it, zero where t >= lengths[b]; what the step
+        makes of it; and the gradient of the state before it, which no reset lets through.
+    """
+    step = STEPS[call.cell.name].backward
+    consumed = consumed_states(call, tape)
+    produced = (tape.output,) if tape.cells is None else (tape.output, tape.cells)
     for t in reversed(call.steps):
         d_new = (d_state[0] + d_output[t], *d_state[1:])
         if call.lengths is not None:
-            valid = t < call.lengths
+            valid = _copies(t < call.lengths, copies)
             d_new = _where(valid, d_new, tuple(map(np.zeros_like, d_new)))
-        d_a[t], d_consumed = step(
+        gradients = step(
             d_new,
-            tuple(array[t] for array in consumed),
-            tuple(array[t] for array in produced),
-            {name: array[t] for name, array in tape.records.items()},
+            tuple(_copies(array[t], copies) for array in consumed),
+            tuple(_copies(array[t], copies) for array in produced),
+            {name: _copies(array[t], copies) for name, array in tape.records.items()},
             call,
-            ws.weights,
         )
+        d_before = gradients.state
         if call.reset is not None:
-            zeros = tuple(map(np.zeros_like, d_consumed))
-            for total, share in zip(
-                ws.reset_state, _where(call.reset[t], d_consumed, zeros), strict=True
-            ):
-                total += share
-            d_consumed = _where(call.reset[t], zeros, d_consumed)
+            zeros = tuple(map(np.zeros_like, d_before))
+            d_before = _where(_copies(call.reset[t], copies), zeros, d_before)
         if call.lengths is not None:
-            d_consumed = _where(valid, d_consumed, d_state)
-        d_state = d_consumed
-    for array, first in zip(ws.state, d_state, strict=True):
-        array[...] = first
-    input_gradients(call, d_a, ws)
+            d_before = _where(valid, d_before, d_state)
+        yield t, d_new, gradients, d_before
+        d_state = d_before
+
+
+def add_hidden_gradients(d_weights: Weights, gradients: StepGradients) -> None:
+    """Add a step's share to the gradients of the hidden-side weights."""
+    start = 0
+    for d_product, h in gradients.hidden:
+        rows = slice(start, start := start + d_product.shape[1])
+        d_weights.hh[rows] += d_product.T @ h
+        if d_weights.b_hh is not None:
+            d_weights.b_hh[rows] += d_product.sum(axis=0)
+    if gradients.projection is not None and d_weights.hr is not None:
+        d_h, unprojected = gradients.projection
+        d_weights.hr[...] += d_h.T @ unprojected
 
 
 def input_product(call: Call) -> Array:
@@ -287,10 +328,9 @@ def _hidden_product(h: Array, weights: Weights) -> Array:
     return product if weights.b_hh is None else product + weights.b_hh
 
 
-def _add_product_gradient(d_weights: Weights, d_product: Array, h: Array) -> None:
-    d_weights.hh[...] += d_product.T @ h
-    if d_weights.b_hh is not None:
-        d_weights.b_hh[...] += d_product.sum(axis=0)
+def _copies(array: Array, copies: int) -> Array:
+    """Repeat the rows of a batch, all of them in turn."""
+    return array if copies == 1 else np.tile(array, (copies,) + (1,) * (array.ndim - 1))
 
 
 def _gates(weights: Weights, gates: int) -> list[Weights]:

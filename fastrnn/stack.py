@@ -115,14 +115,41 @@ class Stack:
         shape = output.shape
 
         def pullback(d_output: object, d_state: object) -> Run:
-            d_y = None
-            if d_output is not None:
-                d_y = validation.floating("d_output", d_output, inputs.x.dtype)
-                d_y = self._sequence_in(validation.shape("d_output", d_y, *shape), inputs.batched)
-            d_finals = self._states_in("d_state", d_state, inputs.x, inputs.batched)
-            return partial(self._backward, kernels, inputs, steps, d_y, d_finals)
+            return partial(
+                self._backward,
+                kernels,
+                inputs,
+                steps,
+                *self._gradients_in(d_output, d_state, shape, inputs),
+            )
 
         return Trace(output, self._state_out(finals, inputs), pullback, cell_states)
+
+    def unroll(
+        self,
+        x: object,
+        state: object,
+        lengths: object,
+        reset: object,
+        d_output: object,
+        d_state: object,
+    ) -> tuple[list[Step], Array | None, list[State]]:
+        """Run a recorded pass; return it, and the gradients that it starts back from, (T, B, ·)."""
+        kernels = dispatch.select(self.backend, self.cell.name)
+        inputs = self._read(kernels, x, state, lengths, reset, None)
+        steps = self._forward(kernels, inputs, record=True)
+        shape = self._sequence_out(_joined(steps[-1]), inputs).shape
+        return steps, *self._gradients_in(d_output, d_state, shape, inputs)
+
+    def _gradients_in(
+        self, d_output: object, d_state: object, shape: tuple[int, ...], inputs: Inputs
+    ) -> tuple[Array | None, list[State]]:
+        """Check the gradients of an output of this shape, and of the final state."""
+        d_y = None
+        if d_output is not None:
+            d_y = validation.floating("d_output", d_output, inputs.x.dtype)
+            d_y = self._sequence_in(validation.shape("d_output", d_y, *shape), inputs.batched)
+        return d_y, self._states_in("d_state", d_state, inputs.x, inputs.batched)
 
     def _read(
         self,

@@ -38,7 +38,7 @@ def test_import_loads_no_extra() -> None:
         "torch",
     }
     assert not roots & extras
-    rooms = {"cli", "numba_backend", "weights", "torch", "keras"}
+    rooms = {"cli", "gradflow", "numba_backend", "weights", "torch", "keras"}
     assert not {f"fastrnn.{name}" for name in rooms} & set(found)
 
 
@@ -95,6 +95,7 @@ FLOORS = [
     {"torch"},
     {"keras"},
     {"character"},
+    {"gradflow"},
     {"bench"},
     {"cli"},
     {"__init__", "__main__"},
