@@ -330,7 +330,10 @@ def _hidden_product(h: Array, weights: Weights) -> Array:
 
 def _copies(array: Array, copies: int) -> Array:
     """Repeat the rows of a batch, all of them in turn."""
-    return array if copies == 1 else np.tile(array, (copies,) + (1,) * (array.ndim - 1))
+    if copies == 1:
+        return array
+    rows = (copies * len(array), *array.shape[1:])
+    return np.broadcast_to(array, (copies, *array.shape)).reshape(rows)
 
 
 def _gates(weights: Weights, gates: int) -> list[Weights]:

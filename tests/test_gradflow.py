@@ -539,6 +539,15 @@ def test_monitor_looks_only_when_it_is_its_turn():
         monitor("whatever")
 
 
+def test_pictures_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    x, d_output = np.ones((5, 1, 1), np.float32), np.ones((5, 1, 2), np.float32)
+    flow = gradflow.analyse(fastrnn.RNN(1, 2, seed=1), x, d_output)
+    words = r"^matplotlib is not installed: pip install 'fastrnn\[cli\]'$"
+    with pytest.raises(ModuleNotFoundError, match=words):
+        flow.plot("never.png")
+
+
 # -- the command ----------------------------------------------------------------------------------
 
 

@@ -26,8 +26,13 @@ LABELS = 9  # loss steps that are named beside the heat map
 
 def new_figure(width: float, height: float) -> Figure:
     """Return a figure that belongs to no window system: pyplot would choose one and keep it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "matplotlib is not installed: pip install 'fastrnn[cli]'", name=error.name
+        ) from error
 
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
