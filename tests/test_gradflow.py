@@ -229,9 +229,7 @@ def test_singular_values(variant):
     x, reset = rng.standard_normal((T, 2, I)), np.zeros((T, 2), bool)
     reset[3] = True
     lengths = np.array([T, 5])
-    found = gradflow.analyse(
-        layer, x, layer(x)[0], lengths=lengths, reset=reset
-    ).radius["l0"]
+    found = gradflow.analyse(layer, x, layer(x)[0], lengths=lengths, reset=reset).radius["l0"]
     widths = [array.shape[2] for array in _tuple(layer(x)[1])]
     states = [np.zeros((1, 2, width)) for width in widths]
     for k in range(T):
@@ -338,7 +336,8 @@ def orthogonal(scale, nonlinearity="tanh", steps=60):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
-    ("scale", "kind", "after"), [(0.3, "vanishing", 6), (3.0, "exploding", 7), (1.0, "healthy", None)]
+    ("scale", "kind", "after"),
+    [(0.3, "vanishing", 6), (3.0, "exploding", 7), (1.0, "healthy", None)],
 )
 def test_known_growth(scale, kind, after, reverse):
     """0.3**5 > 1e-3 > 0.3**6, and 3**6 < 1e3 < 3**7: the Jacobian is scale times a rotation."""
