@@ -16,7 +16,7 @@ import numpy as np
 
 import fastrnn
 import harness
-from fastrnn import states
+from fastrnn import gradflow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +26,7 @@ GUESSING = 1 / 6  # the variance of the sum of two numbers, each uniform in [0, 
 LEARNED = 0.02  # who is below has learned it
 LIMIT = 1.0  # of the norm of the gradient
 STEPS = {50: 1000, 100: 1500, 200: 3000, 500: 4000}  # T: updates
+LOOKED_AT = 10  # sequences whose gradient is followed: it takes long, in float64
 SMOOTH = 50  # losses that are averaged for the picture
 
 
@@ -96,28 +97,24 @@ def error(model: fastrnn.Sequential, x: np.ndarray, target: np.ndarray) -> float
     return fastrnn.mean_squared_error(model(x)[0][-1], target)[0]
 
 
-def flow(model: fastrnn.Sequential, x: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the norms of ∂E/∂s_k, k = 0 ... T-1: of the error at the end by each step's state.
-
-    s_k is h_k of the whole batch, an LSTM's h_k and c_k together; s_0 is the initial state. Each
-    step is a tape of its own, so that the state's gradient can be looked at between two of them.
-    """
-    tapes: list[fastrnn.Tape] = []
-    for step in x:
-        tapes.append(model.record(step[None], tapes[-1].state if tapes else None))
-    _, d_output = fastrnn.mean_squared_error(tapes[-1].output[-1], target)
-    norms, gradients = [], tapes.pop().backward(d_output[None])
-    while True:
-        arrays = states.arrays(gradients.state)
-        norms.append(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in arrays)))
-        if not tapes:
-            return np.array(norms[::-1])
-        gradients = tapes.pop().backward(None, gradients.state)
+def flow(model: fastrnn.Sequential, x: np.ndarray, target: np.ndarray) -> gradflow.GradientFlow:
+    """Let `fastrnn.gradflow` follow the gradient of the error at the end, in float64."""
+    output = model(x)[0]
+    d_output = np.zeros_like(output)
+    _, d_output[-1] = fastrnn.mean_squared_error(output[-1], target)
+    return gradflow.analyse(model, x, d_output, steps=[len(x) - 1])
 
 
-def reach(norms: np.ndarray) -> str:
-    """Word how much of the last state's gradient is left at the first one."""
-    return f"{norms[0] / norms[-1]:.0e}" if norms[0] else "0 (in float32)"
+def norms(found: gradflow.GradientFlow) -> np.ndarray:
+    """Return those of ∂E/∂h_k, an LSTM's ∂E/∂h_k and ∂E/∂c_k together, of the whole batch."""
+    parts = [*found.d_h.values(), *found.d_c.values()]
+    return np.asarray(np.linalg.norm(parts, axis=0))
+
+
+def reach(found: gradflow.GradientFlow) -> float:
+    """Return how much of the last state's gradient is left at the first one."""
+    first, *_, last = norms(found)
+    return float(first / last)
 
 
 @dataclass(frozen=True)
@@ -128,8 +125,8 @@ class Run:
     T: int
     losses: Sequence[float]
     error: float  # of sequences that were drawn for the end
-    before: np.ndarray  # `flow` before training
-    after: np.ndarray
+    before: gradflow.GradientFlow  # before training
+    after: gradflow.GradientFlow
 
 
 def run(network: Network, T: int, steps: int, seed: int) -> Run:
@@ -138,7 +135,7 @@ def run(network: Network, T: int, steps: int, seed: int) -> Run:
         np.random.default_rng, np.random.SeedSequence([seed, T]).spawn(3)
     )
     model = network.build(seed)
-    some = draw(T, 100, looking)
+    some = draw(T, LOOKED_AT, looking)
     before = flow(model, *some)
     label = f"T = {T}: {network.name}"
     losses = train(model, T, steps, network.lr, training, label)
@@ -169,18 +166,16 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
                 curve = smooth(found.losses)
                 at = np.arange(SMOOTH, SMOOTH + len(curve))
                 learning.semilogy(at, curve, color=colour, linewidth=1.4, label=found.network.name)
-                back = np.arange(T, 0, -1)
-                # What float32 cannot hold has become zero.
-                for norms, style in ((found.before, ":"), (found.after, "-")):
-                    shown = np.where(norms > 0, norms, np.nan)
-                    flowing.semilogy(back, shown, style, color=colour, linewidth=1.4)
+                back = np.arange(T)[::-1]
+                for at_that_time, style in ((found.before, ":"), (found.after, "-")):
+                    flowing.semilogy(back, norms(at_that_time), style, color=colour, linewidth=1.4)
         learning.set_title(f"T = {T}", loc="left")
         learning.set_xlabel(f"updates, of {BATCH} sequences each")
         flowing.set_xlabel("steps before the end")
         flowing.set_ylim(1e-12, 10)
         if not column:
             learning.set_ylabel("mean squared error")
-            flowing.set_ylabel("‖∂E/∂state‖ of 100 sequences")
+            flowing.set_ylabel(f"‖∂E/∂state‖ of {LOOKED_AT} sequences")
         for axes in (learning, flowing):
             axes.grid(color="#e5e7eb", linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
@@ -196,7 +191,10 @@ def example(quick: bool = False, seed: int = 0) -> harness.Outcome:
     head = ("T", "network", "updates", "mean squared error", "first state's gradient / last one's")
     table = [(*head, "after training")]
     for found in runs:
-        ratios = map(reach, (found.before, found.after))
+        ratios = (
+            f"{reach(flowing):.0e}, {flowing.verdict.kind}"
+            for flowing in (found.before, found.after)
+        )
         words = f"{found.error:.4f}" + ("" if found.error < LEARNED else " (not learned)")
         table.append((str(found.T), found.network.name, str(len(found.losses)), words, *ratios))
     right, best = True, []

@@ -19,6 +19,7 @@ import adding
 import fastrnn
 import harness
 from adding import GUESSING, Network
+from fastrnn import gradflow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,8 +150,8 @@ def truncate(
 class Found:
     """Everything that is drawn and judged."""
 
-    starts: Mapping[str, np.ndarray]  # name: `adding.flow` before training
-    memories: Mapping[str, np.ndarray]  # the same of gated networks, on longer sequences
+    starts: Mapping[str, gradflow.GradientFlow]  # by name, before training
+    memories: Mapping[str, gradflow.GradientFlow]  # the same of gated networks, on longer sequences
     losses: Mapping[str, Sequence[float]]
     errors: Mapping[str, float]
     clippings: Mapping[str, Clipping]
@@ -160,7 +161,7 @@ class Found:
 def measure(quick: bool, seed: int) -> Found:
     """Take all numbers."""
     looking, testing = (np.random.default_rng([seed, n]) for n in (2, 3))
-    some, longer = adding.draw(T, 100, looking), adding.draw(4 * T, 100, looking)
+    some, longer = (adding.draw(n * T, adding.LOOKED_AT, looking) for n in (1, 4))
     test = adding.draw(T, 2000, testing)
     losses, errors = {}, {}
     for network in STARTS if quick else (*STARTS, TANH):
@@ -204,9 +205,9 @@ def draw(found: Found) -> Figure:
     (starts, learning, memories), (losses, turned, lost) = figure.subplots(2, 3)
 
     for axes, flows in ((starts, found.starts), (memories, found.memories)):
-        for name, norms in flows.items():
-            shown = np.where(norms > 0, norms, np.nan)  # float32 has smaller ones as zero
-            axes.semilogy(np.arange(len(norms), 0, -1), shown, color=colours[name], label=name)
+        for name, flowing in flows.items():
+            norms = adding.norms(flowing)
+            axes.semilogy(np.arange(len(norms))[::-1], norms, color=colours[name], label=name)
         axes.set_xlabel("steps before the end")
         axes.set_ylabel("‖∂E/∂state‖ before training")
     starts.set_title("RNN (relu if not tanh): where W_hh starts")
@@ -259,7 +260,7 @@ def draw(found: Found) -> Figure:
 def judge(found: Found, quick: bool) -> dict[str, bool]:
     """Say whether initialisation, clipping and truncation did what they should."""
     flows = found.starts | found.memories
-    reach = {name: norms[0] / norms[-1] for name, norms in flows.items()}
+    reach = {name: adding.reach(flowing) for name, flowing in flows.items()}
     uniform, orthogonal, large = (network.name for network in STARTS)
     closed, one, three = (network.name for network in adding.LSTMS)
     initialised = (
@@ -286,27 +287,32 @@ def judge(found: Found, quick: bool) -> dict[str, bool]:
     return {"initialisation": initialised, "clipping": clipped, "truncation": truncated}
 
 
+def words(flowing: gradflow.GradientFlow) -> str:
+    """Word how far the gradient of an untrained network reaches."""
+    return f"first state's / last one's: {adding.reach(flowing):.0e}, {flowing.verdict.kind}"
+
+
 def example(quick: bool = False, seed: int = 0) -> harness.Outcome:
     """Measure, judge, and draw."""
     found = measure(quick, seed)
     table = [("what", "how", "result", "gradient")]
     for name, value in found.errors.items():
-        ratio = f"first state's / last one's: {adding.reach(found.starts[name])}"
+        ratio = words(found.starts[name])
         table.append((f"initialisation, T = {T}", name, f"mean squared error {value:.4f}", ratio))
-    for name, norms in found.memories.items():
-        ratio = f"first state's / last one's: {adding.reach(norms)}"
+    for name, flowing in found.memories.items():
+        ratio = words(flowing)
         table.append((f"untrained, T = {4 * T}", name, "", ratio))
     for name, run in found.clippings.items():
         last = f"mean squared error {np.mean(run.losses[-50:]):.4g}, {len(run.losses)} updates"
-        words = f"norm up to {max(run.norms):.2g}, after {max(run.left):.2g}"
-        table.append(("clipping", name, last, f"{words}; cosine from {min(run.cosines):.3f}"))
+        sizes = f"norm up to {max(run.norms):.2g}, after {max(run.left):.2g}"
+        table.append(("clipping", name, last, f"{sizes}; cosine from {min(run.cosines):.3f}"))
     for part in found.truncations:
         for k2 in (1, 10, 25, 40, T):
-            words = f"bias {part.bias[k2 - 1]:.2g}, cosine {part.cosines[k2 - 1]:.3f}"
-            table.append((f"truncation, k2 = {k2} of {T}", part.label, "", words))
+            size = f"bias {part.bias[k2 - 1]:.2g}, cosine {part.cosines[k2 - 1]:.3f}"
+            table.append((f"truncation, k2 = {k2} of {T}", part.label, "", size))
     verdicts = judge(found, quick)
-    words = (f"{name} {'as' if good else 'NOT as'} foretold" for name, good in verdicts.items())
-    return harness.Outcome(", ".join(words), all(verdicts.values()), table, draw(found))
+    lines = (f"{name} {'as' if good else 'NOT as'} foretold" for name, good in verdicts.items())
+    return harness.Outcome(", ".join(lines), all(verdicts.values()), table, draw(found))
 
 
 if __name__ == "__main__":
