@@ -51,7 +51,8 @@ test-sanitize: .venv/.test ## the kernels under sanitizers: of addresses and und
 	    .venv/bin/python setup.py -q build --build-base build/address --build-lib build/address/lib
 	@LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/address/lib .venv/bin/python -P -m pytest \
-	    --capture=sys tests/test_backends.py tests/test_cells.py tests/test_layers.py tests/test_c.py tests/test_stream.py \
+	    --capture=sys tests/test_backends.py tests/test_cells.py tests/test_layers.py tests/test_c.py \
+	    tests/test_stream.py tests/test_convolution.py \
 	    -k "not (numba or bits or beyond or interrupt or activations_float or instructions)" $(ARGS)
 	@$(call server,thread,$(CC),-fsanitize=thread)
 	@SERVER=build/thread/server $(TEST_SERVER) -k bits $(ARGS)
