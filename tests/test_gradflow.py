@@ -1,5 +1,6 @@
 """How gradients flow: term by term, against the backward pass and against plain loops."""
 
+import itertools
 import math
 import sys
 import time
@@ -430,6 +431,16 @@ def test_picture(cell, tmp_path):
     drawn = image.get_array()
     expected = flow.contributions["weight_hh_l1_reverse"]
     assert np.array_equal(drawn.filled(0), expected)
+    # Names of many curves, and of layers below the gates, cover nothing.
+    figure.canvas.draw()
+    for axes in figure.axes[1:]:
+        if (legend := axes.get_legend()) is not None:
+            assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+    (names,) = [axes.texts for axes in figure.axes if axes.texts]
+    assert [text.get_text() for text in names] == ["l0", "l0\nreverse", "l1", "l1\nreverse"]
+    extents = [text.get_window_extent() for text in names]
+    for left, right in itertools.pairwise(extents):
+        assert left.x1 < right.x0
     path = tmp_path / "flow.png"
     flow.plot(path, "weight_ih_l0")
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BLUE, RED, GREEN, GREY, GRID = "#3b6fb6", "#d1495b", "#3f8f5f", "#6b7280", "#e5e7eb"
 COLOURS = (BLUE, RED, GREEN, "#b7791f", "#7b5ea7", "#2a9d8f", GREY, "#9c6644")
 DECADES = 8  # of the colour scale, below the largest value
+FEW = 3  # curves whose legend finds a place among them
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # of the axes
 LABELS = 9  # loss steps that are named beside the heat map
 
 
@@ -148,7 +150,7 @@ def lines(
     if log and seen:
         axes.set_yscale("log")
     if 1 < len(curves) <= len(COLOURS):
-        axes.legend(frameon=False, fontsize=8, loc="best")
+        axes.legend(frameon=False, fontsize=8, **(BESIDE if len(curves) > FEW else {}))
     elif len(curves) == 1:
         title += f", {next(iter(curves))}"
     dress(axes, title, unit)
@@ -194,19 +196,28 @@ def _contributions(figure: Figure, axes: Any, flow: GradientFlow, parameter: str
 
 
 def _saturation(axes: Any, saturation: Mapping[str, Mapping[str, Saturation]]) -> None:
-    bars = [
-        (gate if len(saturation) == 1 else f"{gate}\n{name}", found)
-        for name, gates in saturation.items()
-        for gate, found in gates.items()
-    ]
+    bars = [(gate, found) for gates in saturation.values() for gate, found in gates.items()]
     at = np.arange(len(bars))
     low = np.array([found.low for _, found in bars])
     high = np.array([found.high for _, found in bars])
-    axes.bar(at, low, 0.6, color=BLUE, label="near the lower bound")
-    axes.bar(at, high, 0.6, low, color=RED, label="near the upper bound")
+    axes.bar(at, low, 0.6, color=BLUE, label="near the\nlower bound")
+    axes.bar(at, high, 0.6, low, color=RED, label="near the\nupper bound")
     axes.plot(at, [found.mean for _, found in bars], "D", color="black", ms=4, label="mean")
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.set_xticks(at, [name for name, _ in bars], fontsize=8)
-    axes.set_ylim(min(0.0, *(found.mean for _, found in bars), 0.0) * 1.1, 1.05)
-    axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=3)
+    axes.set_xticks(at, [gate for gate, _ in bars], fontsize=8)
+    start = 0
+    for name, gates in saturation.items() if len(saturation) > 1 else ():
+        axes.annotate(
+            name.replace("_", "\n"),
+            (start + (len(gates) - 1) / 2, 0),
+            (0, -16),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=8,
+        )
+        start += len(gates)
+    axes.set_ylim(min([0.0, *(found.mean for _, found in bars)]) - 0.07, 1.05)
+    axes.legend(frameon=False, fontsize=8, **BESIDE)
     dress(axes, "saturated activations of the gates", "share")
