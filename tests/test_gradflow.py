@@ -305,6 +305,20 @@ def test_saturation():
     assert found["o"] == (0.0, 0.0, 0.5)
 
 
+def test_saturated_is_what_is_within_a_twentieth_of_a_bound():
+    layer = fastrnn.LSTM(1, 4, seed=1)
+    for array in layer.parameters.values():
+        array[...] = 0
+    p = np.array([0.04, 0.06, 0.94, 0.96])
+    tanh = np.array([-0.96, -0.94, 0.94, 0.96])
+    layer.parameters["bias_ih_l0"][:4] = np.log(p / (1 - p))
+    layer.parameters["bias_hh_l0"][8:12] = np.arctanh(tanh)
+    x, d_output = np.zeros((2, 1, 1), np.float32), np.ones((2, 1, 4), np.float32)
+    found = gradflow.analyse(layer, x, d_output).saturation["l0"]
+    for gate in "ig":
+        assert found[gate][:2] == (0.25, 0.25)
+
+
 def test_dead_units():
     layer = fastrnn.RNN(1, 4, nonlinearity="relu", seed=1)
     layer.parameters["weight_ih_l0"][:, 0] = 1, 1, 1, -1
@@ -379,6 +393,82 @@ def test_the_final_state_alone():
         assert flow.verdict.after == after
 
 
+@pytest.mark.parametrize("longest", [60, 59])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "both"])
+def test_the_final_state_of_rows_that_end_early(longest, bidirectional):
+    """Each row starts at its own end: those that join later are no growth."""
+    layer, x, _ = orthogonal(0.3)
+    if bidirectional:
+        both = fastrnn.RNN(2, 8, bias=False, dtype="float64", bidirectional=True, seed=1)
+        for name, array in both.parameters.items():
+            array[...] = layer.parameters[name.removesuffix("_reverse")]
+        layer = both
+    lengths = np.array([longest, longest - 5, 0])
+    flow = gradflow.analyse(layer, x, d_state=np.ones((1 + bidirectional, 3, 8)), lengths=lengths)
+    verdict = flow.verdict
+    assert (verdict.kind, verdict.layer, verdict.after) == ("vanishing", "l0", 6)
+    assert math.isclose(verdict.rate, 0.3, rel_tol=1e-6)
+
+
+def test_what_resets_cut_off_has_not_vanished():
+    layer, x, d_output = orthogonal(1.0)
+    reset = np.zeros((60, 3), bool)
+    reset[10::10] = True
+    reset[35, 0] = True
+    flow = gradflow.analyse(layer, x, d_output, reset=reset)
+    assert (flow.verdict.kind, flow.verdict.after) == ("healthy", None)
+    assert "over 9 steps (times 1 a step" in flow.verdict.reason
+    assert flow.d_h_terms["l0"][25, 19] == 0  # though nothing crosses one
+    reset[...] = True
+    assert gradflow.analyse(layer, x, d_output, reset=reset).verdict.kind == "none"
+
+
+@pytest.mark.parametrize("cell", fastrnn.CELLS)
+def test_what_a_verdict_rests_on_is_that_of_single_rows(cell, monkeypatch):
+    """Each row alone, cut where it is reset, and put together by the number of steps back."""
+    rng = np.random.default_rng(18)
+    layer = getattr(fastrnn, cell.upper())(I, H, bidirectional=True, dtype="float64", seed=4)
+    x, lengths = rng.standard_normal((T, B, I)), np.array([T, 3, 0, 5])
+    reset = rng.random((T, B)) < 0.2
+    d_output, d_state = rng.standard_normal((T, B, 2 * H)), like(layer(x)[1], rng)
+    seen = []
+    judge = gradflow.analysis.judge
+    monkeypatch.setattr(gradflow.analysis, "judge", lambda *a: seen.append(a[1]) or judge(*a))
+    given = {"lengths": lengths, "reset": reset}
+    gradflow.analyse(layer, x, d_output, d_state, steps=range(T), **given)
+    (evidence,) = seen
+    assert [found.name for found in evidence] == ["l0", "l0_reverse"]
+    for found in evidence:
+        way = 1 if found.name.endswith("reverse") else -1
+        squares = np.zeros((2, T + 1, T))
+        for b in range(B):
+            own = gradflow.analyse(
+                layer,
+                x[:, b : b + 1],
+                d_output[:, b : b + 1],
+                _as_state([array[:, b : b + 1] for array in _tuple(d_state)]),
+                steps=range(T),
+                lengths=lengths[b : b + 1],
+                reset=reset[:, b : b + 1],
+            )
+            terms = [own.d_h_terms, own.d_c_terms] if own.d_c else [own.d_h_terms]
+            norms = np.sqrt(sum(part[found.name] ** 2 for part in terms))
+            for t in range(T + 1):
+                start = t if t < T else 0 if way == 1 else lengths[b] - 1
+                if not 0 <= start < lengths[b]:
+                    continue
+                k = start
+                while 0 <= k < lengths[b]:
+                    squares[:, t, abs(k - start)] += norms[t, k] ** 2, norms[t, start] ** 2
+                    if reset[k, b]:
+                        break
+                    k += way
+        known = squares[1] > 0
+        np.testing.assert_array_equal(np.isnan(found.ratios), ~known)
+        expected = np.sqrt(squares[0][known] / squares[1][known])
+        np.testing.assert_allclose(found.ratios[known], expected, rtol=1e-12)
+
+
 def test_nothing_flows():
     layer = fastrnn.GRU(1, 2, seed=1)
     x, zero = np.ones((5, 1, 1), np.float32), np.zeros((5, 1, 2), np.float32)
@@ -397,6 +487,17 @@ def test_what_is_not_finite_explodes():
     flow = gradflow.analyse(layer, x, np.full_like(d_output, np.inf))
     assert flow.verdict.kind == "exploding"
     assert np.isnan(gradflow.analyse(layer, x, d_output).gradients["weight_hh_l0"]).any()
+
+
+def test_nan_on_the_way_explodes():
+    layer, x, d_output = orthogonal(1.0)
+    layer.parameters["weight_hh_l0"][...] = np.nan
+    flow = gradflow.analyse(layer, x, d_output)
+    assert (flow.verdict.kind, flow.verdict.after) == ("exploding", 1)
+    assert "nan" in str(flow)
+    record = gradflow.Monitor(layer)(x, d_output)
+    assert record.verdict.kind == "exploding"
+    assert np.isnan(record.radius["l0"])
 
 
 def test_advice_for_gates():

@@ -14,6 +14,7 @@ from ..reference import StepGradients, backward_steps
 from ..validation import Array
 from ..workspace import State
 from . import measures
+from .fading import Fading
 from .measures import Saturation
 from .table import table
 from .unrolled import Direction, Unrolled, unroll
@@ -64,7 +65,8 @@ class GradientFlow:
     update_ratios
         Parameter to the norm of its update divided by its own; empty if no updates were given.
     verdict
-        What it means, a `Verdict`.
+        What it means, a `Verdict`. Each row of the batch is compared with its own first step, and
+        as far as no reset cuts it off.
     """
 
     cell: str
@@ -180,9 +182,8 @@ def measure(
     evidence = [
         Evidence(
             d.name,
-            d.call.reverse,
-            taken,
-            np.linalg.norm([norms[1:] for norms in walk.states[d.name]], axis=0),
+            walk.fading[d.name][1:],
+            all(np.isfinite(norms[1:]).all() for norms in walk.states[d.name]),
             radius[d.name],
             saturation[d.name],
         )
@@ -248,6 +249,7 @@ class _Walk:
         self.states = {
             d.name: [np.zeros((rows, T)) for _ in d.call.state] for d in unrolled.directions
         }
+        self.fading = {d.name: np.zeros((rows, T)) for d in unrolled.directions}
 
     def go_back(self, rows: list[int], first: int) -> None:
         """Take these losses (loss steps, WHOLE, or T) back; the first is number `first`."""
@@ -288,9 +290,11 @@ class _Walk:
         here = slice(first, first + n)
         terms = slice(1 if rows[0] == WHOLE else 0, n)  # without the whole
         d_final = self._final(direction, rows)
+        fading = Fading(call, np.array(rows))
         for k, d_new, step, _ in backward_steps(call, direction.tape, d_y, d_final, n):
             for norms, array in zip(self.states[direction.name], d_new, strict=True):
                 norms[here, k] = np.linalg.norm(array.reshape(n, -1), axis=1)
+            fading.note(k, d_new)
             if d_x is not None:
                 d_x[k] += step.a @ call.weights.ih
             if not self.norms:
@@ -305,6 +309,7 @@ class _Walk:
                 if bias in self.gradients:
                     self._add(bias, here, k, np.linalg.norm(losses.sum(axis=1), axis=1))
                     self.gradients[bias][block] += total.sum(axis=0)
+        self.fading[direction.name][here] = fading.ratios()
 
     def _add(self, name: str, here: slice, k: int, norms: Array) -> None:
         """Note the norm of a block of a gradient beside those of its other blocks."""

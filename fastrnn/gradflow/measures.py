@@ -130,6 +130,12 @@ def _unit(state: State) -> tuple[State, Array]:
     return tuple(array / scale for array in state), np.asarray(norms)
 
 
+def median(values: Array) -> float:
+    """Return the median of the values that are not NaN; NaN if there is none, and no warning."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else float("nan")
+
+
 def saturation(call: Call, tape: Forward) -> dict[str, Saturation]:
     """Return the saturation of each gate over all valid steps."""
     T, B, R = tape.output.shape

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..validation import Array
+from .measures import median
 
 if TYPE_CHECKING:
     from .analysis import GradientFlow
@@ -28,11 +29,10 @@ def table(flow: GradientFlow) -> str:
                     _number(d_h[0]),
                     _number(d_h[-1]),
                     _number(d_h.max()),
-                    _number(np.nanmedian(flow.radius[name])),
-                    _number(np.nanmax(flow.radius[name])),
+                    _number(median(flow.radius[name])),
+                    _number(np.fmax.reduce(flow.radius[name])),
                 )
                 for name, d_h in flow.d_h.items()
-                if not np.isnan(flow.radius[name]).all()
             ),
         ]
     )

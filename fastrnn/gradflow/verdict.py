@@ -10,7 +10,7 @@ import numpy as np
 
 from ..cells import Cell
 from ..validation import Array
-from .measures import Saturation
+from .measures import Saturation, median
 
 VANISHED = 1e-3  # of the gradient at the loss's own step
 EXPLODED = 1e3  # times that
@@ -56,35 +56,24 @@ class Evidence(NamedTuple):
     """What a verdict on one layer and direction rests on."""
 
     name: str
-    reverse: bool
-    steps: Array  # (n,) loss steps; T stands for the final state
-    norms: Array  # (n, T) of dE_t/dS_k
+    ratios: Array  # (n, T) of each loss, by steps back (`Fading.ratios`)
+    finite: bool  # whether all gradients are
     radius: Array  # (T,)
     saturation: Mapping[str, Saturation]
 
 
-def profile(evidence: Evidence) -> tuple[Array, Array]:
+def profile(ratios: Array) -> tuple[Array, Array]:
     """Return the gradient n steps back from a loss, divided by that at its own step.
 
     Returns
     -------
     median, largest
-        Of all loss steps that have so many steps before them, for n = 0 ... (at most T,).
+        Of all losses that have so many steps before them, for n = 0 ... (at most T,).
     """
-    n, T = evidence.norms.shape
-    lags = np.full((n, T), np.nan)
-    for row, t, norms in zip(lags, evidence.steps, evidence.norms, strict=True):
-        if evidence.reverse:
-            back = norms[0 if t == T else t :]
-        else:
-            back = norms[t::-1] if t < T else norms[::-1]
-        # inf and NaN at the loss's own step are no measure; beyond it they are found.
-        if 0 < back[0] < np.inf:
-            row[: len(back)] = np.where(np.isnan(back), np.inf, back / back[0])
-    lags = lags[:, ~np.isnan(lags).all(axis=0)]
-    if not lags.size:
+    ratios = ratios[:, ~np.isnan(ratios).all(axis=0)]
+    if not ratios.size:
         return np.zeros(0), np.zeros(0)
-    return np.nanmedian(lags, axis=0), np.nanmax(lags, axis=0)
+    return np.nanmedian(ratios, axis=0), np.nanmax(ratios, axis=0)
 
 
 @np.errstate(all="ignore")
@@ -105,37 +94,38 @@ def judge(cell: Cell, layers: list[Evidence], updates: Mapping[str, float]) -> V
 
 def _judge(cell: Cell, evidence: Evidence) -> Verdict:
     name = evidence.name
-    median, largest = profile(evidence)
-    if len(median) < 2:
+    usual, largest = profile(evidence.ratios)
+    losses = len(evidence.ratios)
+    if len(usual) < 2:
         reason = f"in {name} no gradient flows back through time"
-        if not np.isfinite(evidence.norms).all():
+        if not evidence.finite:
             return Verdict("exploding", name, 0, np.inf, f"{reason} that is finite", _CALM)
         return Verdict("none", name, None, np.nan, reason, ())
-    singular = float(np.nanmedian(evidence.radius))
-    basis = f"median of {len(evidence.steps)} loss steps" if len(evidence.steps) > 1 else "one loss"
+    singular = median(evidence.radius)
+    basis = f"median of {losses} loss steps" if losses > 1 else "one loss"
     sigma = f"the largest singular value of a step's Jacobian is {singular:.2g} (median)"
-    grown, gone = np.flatnonzero(largest > EXPLODED), np.flatnonzero(median < VANISHED)
+    grown, gone = np.flatnonzero(largest > EXPLODED), np.flatnonzero(usual < VANISHED)
     if len(grown):
         n = int(grown[0])
         rate = float(largest[n] ** (1 / n))
         reason = (
             f"in {name} the gradient of a loss is above {EXPLODED:g} times that at its own step "
-            f"{n} steps back ({_factor(rate)}, the worst of {len(evidence.steps)}); {sigma}"
+            f"{n} steps back ({_factor(rate)}, the worst of {losses}); {sigma}"
         )
         return Verdict("exploding", name, n, rate, reason, _CALM)
     if len(gone):
         n = int(gone[0])
-        rate = float(median[n] ** (1 / n))
+        rate = float(usual[n] ** (1 / n))
         reason = (
             f"in {name} the gradient of a loss falls below {VANISHED:g} of that at its own step "
             f"after {n} steps ({_factor(rate)}, {basis}); {sigma}"
         )
         return Verdict("vanishing", name, n, rate, reason, _for_memory(cell, evidence))
-    n = len(median) - 1
-    rate = float(median[n] ** (1 / n))
+    n = len(usual) - 1
+    rate = float(usual[n] ** (1 / n))
     reason = (
-        f"in {name} the gradient of a loss stays between {median.min():.2g} and "
-        f"{median.max():.2g} of that at its own step, over {n} steps ({_factor(rate)}, {basis}); "
+        f"in {name} the gradient of a loss stays between {usual.min():.2g} and "
+        f"{usual.max():.2g} of that at its own step, over {n} steps ({_factor(rate)}, {basis}); "
         f"{sigma}"
     )
     return Verdict("healthy", name, None, rate, reason, ())
