@@ -23,6 +23,15 @@ def recurrent_layers(model: object) -> list[Recurrent]:
     return [layer for layer in layers if isinstance(layer, Recurrent)]
 
 
+def need_model(name: str, model: object) -> Recurrent | Sequential:
+    """Return a recurrent layer or a `Sequential`; `TypeError` for anything else."""
+    if not isinstance(model, Recurrent | Sequential):
+        raise TypeError(
+            f"{name}: expected RNN, GRU, LSTM or Sequential, got {type(model).__name__}"
+        )
+    return model
+
+
 def need_steps(name: str, model: object) -> None:
     """Check that a model can be run step by step: time first, forward only, a state carried on.
 
@@ -31,11 +40,7 @@ def need_steps(name: str, model: object) -> None:
     ValueError, TypeError
         If it is no recurrent layer or `Sequential`, batch first, or bidirectional.
     """
-    if not isinstance(model, Recurrent | Sequential):
-        raise TypeError(
-            f"{name}: expected RNN, GRU, LSTM or Sequential, got {type(model).__name__}"
-        )
-    for layer in recurrent_layers(model):
+    for layer in recurrent_layers(need_model(name, model)):
         if layer.batch_first:
             raise ValueError(f"{name}: expected time first, got a layer with batch_first=True")
         if layer.bidirectional:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from .. import states, validation
 from ..activations import Dropout
 from ..layers import Recurrent
 from ..sequential import Sequential
-from ..stack import PARAMETERS, Stack, read_weights
 from ..validation import FLOAT64, Array
 from ..workspace import Call, Forward, State, Weights
 
@@ -44,11 +43,7 @@ class Unrolled:
 
 def recurrent_layer(name: str, model: object) -> Recurrent:
     """Return the only recurrent layer of a layer or `Sequential`; an error if there is none."""
-    if not isinstance(model, Recurrent | Sequential):
-        raise TypeError(
-            f"{name}: expected RNN, GRU, LSTM or Sequential, got {type(model).__name__}"
-        )
-    found = states.recurrent_layers(model)
+    found = states.recurrent_layers(states.need_model(name, model))
     if len(found) != 1:
         raise ValueError(f"{name}: expected exactly one recurrent layer, got {len(found)}")
     return found[0]
@@ -79,20 +74,14 @@ def unroll(
             for name, value in (("state", state), ("d_state", d_state))
         )
         x, d_output = _through(model, layer, x, d_output, state, lengths, reset)
-    weights = {}
-    for suffix in _suffixes(layer):
-        given = {name: layer.parameters.get(name + suffix) for name in PARAMETERS}
-        read = read_weights(layer.cell, given)
-        weights[suffix] = Weights(*(None if w is None else w.astype(FLOAT64) for w in read))  # type: ignore[arg-type]
-    stack = Stack(
-        layer.cell,
-        layer.options,
-        weights,
-        # Where a row has ended, other backends leave what it was in x.
-        layer.backend if lengths is None else "numpy",
-        directions=2 if layer.bidirectional else 1,
-        batch_first=layer.batch_first,
-    )
+    own = layer._stack()
+    weights = {
+        suffix: Weights(*(None if w is None else w.astype(FLOAT64) for w in read))  # type: ignore[arg-type]
+        for suffix, read in own.weights.items()
+    }
+    # Where a row has ended, other backends leave what it was in x.
+    backend = layer.backend if lengths is None else "numpy"
+    stack = replace(own, weights=weights, backend=backend, dropout=0.0)
     steps, d_y, d_finals = stack.unroll(
         _double("x", x, layer),
         _double_state("state", state, layer),
@@ -117,11 +106,6 @@ def unroll(
         width = sum(direction.tape.output.shape[2] for direction in layers[-1])
         d_y = np.zeros((T, B, width))
     return Unrolled(layer, layers, d_y, d_state is not None)
-
-
-def _suffixes(layer: Recurrent) -> list[str]:
-    directions = ("", "_reverse") if layer.bidirectional else ("",)
-    return [f"_l{k}{direction}" for k in range(layer.num_layers) for direction in directions]
 
 
 def _double(name: str, value: object, layer: Recurrent) -> Array:
