@@ -30,7 +30,7 @@ CELLS: dict[tuple[object, ...], tuple[int, bool]] = {
 }
 SKIPS_PADDING = True  # of the input, where t >= lengths[b], nothing has a meaning
 MOST_THREADS: int = lib.FASTRNN_MOST_THREADS
-MOST_AT_ONCE: int = lib.FASTRNN_AT_ONCE  # multiply-adds of a product that Ctrl-C waits for
+MOST_AT_ONCE: int = lib.FASTRNN_AT_ONCE  # multiply-adds that Ctrl-C waits for
 # Multiply-adds of a product that is worth threads. Between smaller ones a layer computes in NumPy
 # for so long that they fall asleep, and waking them may take longer than they save; from here on
 # they saved 15 to 40 % of a convolution's time on a quiet machine.
@@ -95,7 +95,7 @@ class Direct:
     until a pass has ended, so it should have no more multiply-adds forward than `MOST`.
     """
 
-    MOST: int = lib.FASTRNN_AT_ONCE
+    MOST = MOST_AT_ONCE
 
     def __init__(self, cell: int, hard_gates: bool) -> None:
         self.codes = cell, hard_gates

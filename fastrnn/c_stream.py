@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ._c import ffi, lib
-from .c_backend import CELLS, knows_arrays, optional_pointer
+from .c_backend import CELLS, MOST_AT_ONCE, knows_arrays, optional_pointer
 from .validation import Array
 from .workspace import Weights, empty
 
@@ -19,7 +19,6 @@ ACTIVATIONS: dict[str | None, int] = {
     "ReLU": lib.FASTRNN_TO_RELU,
     "Softmax": lib.FASTRNN_TO_SOFTMAX,
 }
-AT_ONCE = 1e8  # multiply-adds between two returns to Python: some 10 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ class Network:
             [(batch, p.P or p.H)] + [(batch, p.H)] * (p.cell == lib.FASTRNN_LSTM) for p in passes
         ]
         work = batch * (sum(layer.work() for layer in layers) + (head[0].size if head else 0))
-        self.most = max(1, int(AT_ONCE / work))
+        self.most = max(1, MOST_AT_ONCE // work)
         self.step = partial(lib.fastrnn_stream_arrays, self.handle) if knows_arrays() else _no_step
 
     def run(self, x: Array) -> Array:
