@@ -73,11 +73,9 @@ class Phonemes:
 
     def encode(self, words: Sequence[Sequence[str]]) -> np.ndarray:
         """Return the state after each word (B, 256)."""
-        lengths = np.array([len(word) + 1 for word in words])
-        letters = np.zeros((lengths.max(), len(words)), int)
-        for b, word in enumerate(words):
-            letters[: len(word), b] = [self.letters.get(letter, 1) for letter in word]
-            letters[len(word), b] = self.letters["</s>"]
+        letters, lengths = harness.padded(
+            [[self.letters.get(letter, 1) for letter in (*word, "</s>")] for word in words]
+        )
         # Every word in one call; the final state of each is that at its own end.
         _, h_n = self.encoder(self.encoder_embedding[letters], lengths=lengths)
         return h_n[0]
