@@ -261,8 +261,8 @@ def backward_steps(
             d_new = _where(valid, d_new, tuple(map(np.zeros_like, d_new)))
         gradients = step(
             d_new,
-            tuple(_copies(array[t], copies) for array in consumed),
-            tuple(_copies(array[t], copies) for array in produced),
+            tuple([_copies(array[t], copies) for array in consumed]),
+            tuple([_copies(array[t], copies) for array in produced]),
             {name: _copies(array[t], copies) for name, array in tape.records.items()},
             call,
         )
@@ -281,9 +281,12 @@ def add_hidden_gradients(d_weights: Weights, gradients: StepGradients) -> None:
     start = 0
     for d_product, h in gradients.hidden:
         rows = slice(start, start := start + d_product.shape[1])
-        d_weights.hh[rows] += d_product.T @ h
+        # A name of its own: added to as an item, an array is also assigned to itself.
+        d_w = d_weights.hh[rows]
+        d_w += d_product.T @ h
         if d_weights.b_hh is not None:
-            d_weights.b_hh[rows] += d_product.sum(axis=0)
+            d_b = d_weights.b_hh[rows]
+            d_b += d_product.sum(axis=0)
     if gradients.projection is not None and d_weights.hr is not None:
         d_h, unprojected = gradients.projection
         d_weights.hr[...] += d_h.T @ unprojected
