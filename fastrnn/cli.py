@@ -1,7 +1,7 @@
 """The command line: ``fastrnn info``, ``train``, ``generate``, ``inspect``, ``convert``, ...
 
-It reads arguments and prints; what is computed is in `fastrnn.character`, `fastrnn.weights` and
-`fastrnn.bench`.
+It reads arguments and prints; what is computed is in `fastrnn.character`, `fastrnn.weights`,
+`fastrnn.bench` and `fastrnn.latency`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .bench import command as bench
 from .cells import CELLS
 from .character import Checkpoint, Corpus, Options, Trainer, curve, sample, text, training
 from .console import check_writable, display, number, require, say, signals, whole, write
+from .latency import command as latency
 from .weights import command as weights
 
 SECONDS = 60.0
@@ -145,6 +146,7 @@ def _parser() -> _Parser:
 
     weights.add_to(commands)
     bench.add_to(commands)
+    latency.add_to(commands)
     return parser
 
 

@@ -97,6 +97,7 @@ FLOORS = [
     {"keras"},
     {"character"},
     {"bench"},
+    {"latency"},
     {"cli"},
     {"__init__", "__main__"},
 ]
