@@ -16,29 +16,34 @@ struct fastrnn_stream {
     fastrnn_pass *layers;
 };
 
+/* Zeroed memory of which every page is there: zeros are written. Compilers would make malloc and memset
+ * one calloc, whose pages come when they are first touched, in the middle of a step: the block is hidden
+ * from them in between. */
+static void *zeroed(size_t bytes)
+{
+    void *block = malloc(bytes);
+    __asm__ volatile("" : "+r"(block));
+    return block ? memset(block, 0, bytes) : NULL;
+}
+
 fastrnn_stream *fastrnn_stream_new(const fastrnn_network *network, fastrnn_stream *like)
 {
     const kernels *k = like ? like->kernels : fastrnn_kernels(network->real_bytes);
     const size_t passes = (size_t)network->count * sizeof(fastrnn_pass);
     int64_t weights_bytes, state_bytes;
     k->stream_bytes(network, &weights_bytes, &state_bytes);
-    /* Zeroed by writing: every page is there before the first step. */
-    const size_t bytes = sizeof(fastrnn_stream) + passes + (size_t)state_bytes;
-    fastrnn_stream *s = malloc(bytes);
-    shared_weights *w = like ? like->weights : malloc(sizeof *w + (size_t)weights_bytes);
+    fastrnn_stream *s = zeroed(sizeof(fastrnn_stream) + passes + (size_t)state_bytes);
+    shared_weights *w = like ? like->weights : zeroed(sizeof *w + (size_t)weights_bytes);
     if (!s || !w) {
         free(s);
         if (!like)
             free(w);
         return NULL;
     }
-    memset(s, 0, bytes);
     if (like)
         atomic_fetch_add(&w->owners, 1);
-    else {
-        memset(w->memory, 0, (size_t)weights_bytes);
+    else
         atomic_init(&w->owners, 1);
-    }
     s->kernels = k;
     s->weights = w;
     s->layers = (fastrnn_pass *)(s + 1);
