@@ -102,6 +102,11 @@ def commands(text: str) -> list[str]:
     return found
 
 
+def test_page_and_program_say_the_same() -> None:
+    page = (ROOT / "docs" / "streaming.md").read_text(encoding="utf-8")
+    assert commands(page) == commands(EXAMPLE.read_text())
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example, compiled as its comment says."""
