@@ -115,6 +115,12 @@ class Network:
             lib.fastrnn_stream_push(self.handle, *pointers, part.stop - first)
         return output
 
+    def addresses(self) -> tuple[int, int, int]:
+        """Return those of fastrnn_stream_step, of fastrnn_stream_push and of the stream."""
+        functions = [ffi.addressof(lib, f"fastrnn_stream_{name}") for name in ("step", "push")]
+        step, push, handle = (int(ffi.cast("uintptr_t", p)) for p in (*functions, self.handle))
+        return step, push, handle
+
     def read(self) -> list[tuple[Array, ...]]:
         """Return the state of each layer, a copy."""
         found = [tuple([empty(shape, self.dtype) for shape in shapes]) for shapes in self.states]

@@ -1,7 +1,7 @@
 """The command line: ``fastrnn info``, ``train``, ``generate``, ``inspect``, ``convert``, ...
 
 It reads arguments and prints; what is computed is in `fastrnn.character`, `fastrnn.gradflow`,
-`fastrnn.weights` and `fastrnn.bench`.
+`fastrnn.weights`, `fastrnn.bench` and `fastrnn.latency`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .character import Checkpoint, Corpus, Options, Trainer, curve, sample, text
 from .console import check_writable, display, number, require, say, signals, whole, write
 from .gradflow import command as gradflow
 from .initialisation import INITS
+from .latency import command as latency
 from .weights import command as weights
 
 SECONDS = 60.0
@@ -148,6 +149,7 @@ def _parser() -> _Parser:
     gradflow.add_to(commands)
     weights.add_to(commands)
     bench.add_to(commands)
+    latency.add_to(commands)
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,6 +16,24 @@ from .validation import Array
 
 if TYPE_CHECKING:
     from .c_stream import Network
+
+
+class Native(NamedTuple):
+    """What compiled code needs to take the steps of a stream: addresses (see csrc/fastrnn.h).
+
+    Attributes
+    ----------
+    step
+        ``void fastrnn_stream_step(fastrnn_stream *stream, const void *x, void *y)``.
+    push
+        ``void fastrnn_stream_push(fastrnn_stream *stream, const void *x, void *y, int64_t steps)``.
+    stream
+        The first argument of both.
+    """
+
+    step: int
+    push: int
+    stream: int
 
 
 class Stream:
@@ -181,6 +199,26 @@ class Stream:
     @state.setter
     def state(self, value: Any) -> None:
         self._engine.write(states.read(self._model, self.batch, value))
+
+    def native(self) -> Native:
+        """Return the addresses with which compiled code takes steps: C, Numba, a callback.
+
+        Steps that it takes and those that are taken here go on from each other: there is one state.
+        Arrays are C-contiguous, of the parameters' dtype, x (B, I) or (steps, B, I), y (B, ·) or
+        (steps, B, ·), apart from each other; nothing is checked. No two threads may use a stream at
+        a time, and the addresses are good until `refresh`, or until the stream goes away.
+
+        Raises
+        ------
+        ValueError
+            If it is not the C kernels that run the whole model, in one call.
+        """
+        if not isinstance(self._engine, _Packed):
+            raise ValueError(
+                "native: expected a model that is one call of the C kernels: recurrent layers, "
+                f"maybe a Linear, maybe its activation, got {self._source!r}"
+            )
+        return Native(*self._engine.network.addresses())
 
     def refresh(self) -> None:
         """Take the parameters that the model has now; the state is kept."""

@@ -98,6 +98,7 @@ FLOORS = [
     {"character"},
     {"gradflow"},
     {"bench"},
+    {"latency"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -22,13 +22,13 @@ LINE = 64  # bytes of a line of the cache: a read that touches two takes longer
 SIZES = tuple(1 << k for k in range(14, 27, 2))  # bytes: from 16 KB to 64 MB
 
 
-def describe(threads: int, libraries: Iterable[str]) -> Machine:
+def describe(threads: int | None, libraries: Iterable[str]) -> Machine:
     """Describe the machine, and measure its limits with one thread and with all that are used.
 
     Parameters
     ----------
     threads
-        How many contenders may use.
+        How many contenders may use; None: the limits are not wanted.
     libraries
         Names of distributions whose version belongs into the description, if they are installed.
     """
@@ -45,7 +45,7 @@ def describe(threads: int, libraries: Iterable[str]) -> Machine:
         memory=_memory(),
         system=f"{platform.system()} {platform.release()} ({platform.machine()})",
         isa=isa,
-        limits=None if isa is None else limits(threads),
+        limits=None if isa is None or threads is None else limits(threads),
         versions=versions,
     )
 

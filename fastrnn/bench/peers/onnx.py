@@ -18,7 +18,7 @@ def onnxruntime(p: Problem) -> Run:
     """Run a session that was made once."""
     import onnxruntime as ort
 
-    model = _model(p)
+    model = serialized(p)
     options = ort.SessionOptions()
     options.intra_op_num_threads = p.threads
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -36,7 +36,7 @@ def openvino(p: Problem) -> Run:
 
     core = ov.Core()
     compiled = core.compile_model(
-        core.read_model(_model(p)),
+        core.read_model(serialized(p)),
         "CPU",
         {
             "PERFORMANCE_HINT": "LATENCY",
@@ -73,7 +73,8 @@ def _outputs(p: Problem, found: list[Array]) -> Arrays:
     return [found[0][:, 0]]
 
 
-def _model(p: Problem) -> bytes:
+def serialized(p: Problem) -> bytes:
+    """Return the model of a step or a sequence, as the bytes of an ONNX file."""
     if p.work.kind not in ("step", "inference"):
         raise RefusedError("does not train")
     if p.work.layers > 1:
