@@ -128,7 +128,7 @@ static void project_backward(const backward_job *j, const back_step *s, const sh
 {
     const fastrnn_pass *p = j->p;
     const int64_t P = p->P, H = p->H;
-    product m = {{j->d_h, P, 1, j->w_2, P * UNITS, P}, 0, 0, j->d_hidden, H, H, 0};
+    product m = {{j->d_h, P, 1, j->w_2, P * UNITS, P, NULL}, 0, 0, j->d_hidden, H, H, 0, REALS};
     multiply(&m, who->b0, who->b1, 0, ceil_div(H, UNITS));
     for (int64_t b = who->b0; b < who->b1; b++) {
         const int valid = is_valid(p, s->t, b);
@@ -146,8 +146,8 @@ static void second_half_backward(const backward_job *j, const back_step *s, cons
 {
     const fastrnn_pass *p = j->p;
     const int64_t H = p->H;
-    product m = {{j->gates + s->t * p->B * 3 * H + 2 * H, 3 * H, 1, j->w_2, H * UNITS, H}, 0, 0,
-                 j->d_hidden, H, H, 0};
+    product m = {{j->gates + s->t * p->B * 3 * H + 2 * H, 3 * H, 1, j->w_2, H * UNITS, H, NULL},
+                 0, 0, j->d_hidden, H, H, 0, REALS};
     multiply(&m, who->b0, who->b1, 0, ceil_div(H, UNITS));
     for (int64_t b = who->b0; b < who->b1; b++) {
         const int valid = is_valid(p, s->t, b);
@@ -172,13 +172,14 @@ SHARED void state_gradient(const backward_job *j, const back_step *s, const shar
     const int64_t n0 = p->P ? 0 : who->u0, n1 = p->P ? R : who->u1;
     const int64_t row = (gates_of(cell) == 1 ? s->at : s->t * p->B);
     int64_t K = gates_of(cell) == 3 ? 2 * H : GH;
-    product m = {{j->d_a + row * GH, GH, 1, j->w_h, (cell == FASTRNN_GRU_BEFORE ? K : GH) * UNITS, K},
-                 j->d_h, R, j->d_h, R, R, 0};
+    product m = {{j->d_a + row * GH, GH, 1, j->w_h, (cell == FASTRNN_GRU_BEFORE ? K : GH) * UNITS, K,
+                  NULL},
+                 j->d_h, R, j->d_h, R, R, 0, REALS};
     int64_t b0 = who->b0, b1 = who->b1;
     shrink(p, s->t, &b0, &b1);
     multiply(&m, b0, b1, n0 / UNITS, ceil_div(n1, UNITS));
     if (cell == FASTRNN_GRU_AFTER) { /* the chain goes on over the rows of n */
-        m.o = (operands){j->hidden_n + s->t * p->B * H, H, 1, j->w_h + K * UNITS, GH * UNITS, H};
+        m.o = (operands){j->hidden_n + s->t * p->B * H, H, 1, j->w_h + K * UNITS, GH * UNITS, H, NULL};
         multiply(&m, b0, b1, n0 / UNITS, ceil_div(n1, UNITS));
     }
     if (!p->reset)

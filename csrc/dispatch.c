@@ -1,5 +1,8 @@
 /* Which instruction set computes: chosen once, by what the processor and the system have. */
 #include <stdatomic.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "kernels.h"
 
@@ -14,20 +17,23 @@ static const struct {
     {"baseline", 0, &fastrnn_baseline_f32, &fastrnn_baseline_f64},
 #endif
 #if defined(__x86_64__)
-    {"avx2", FASTRNN_AVX2 | FASTRNN_FMA, &fastrnn_avx2_f32, &fastrnn_avx2_f64},
+    {"avx2", FASTRNN_AVX2 | FASTRNN_FMA | FASTRNN_F16C, &fastrnn_avx2_f32, &fastrnn_avx2_f64},
     {"avx512",
-     FASTRNN_AVX2 | FASTRNN_FMA | FASTRNN_AVX512F | FASTRNN_AVX512VL | FASTRNN_AVX512DQ |
-         FASTRNN_AVX512BW,
+     FASTRNN_AVX2 | FASTRNN_FMA | FASTRNN_F16C | FASTRNN_AVX512F | FASTRNN_AVX512VL |
+         FASTRNN_AVX512DQ | FASTRNN_AVX512BW,
      &fastrnn_avx512_f32, &fastrnn_avx512_f64},
 #endif
 };
 enum { ISA_COUNT = sizeof(ISAS) / sizeof(ISAS[0]) };
 
-/* What the processor has and the system lets us use: the compilers' function looks at both. */
+/* What the processor has and the system lets us use: the compilers' function looks at both. Not all of
+ * them know F16C, whose registers are those of AVX2. */
 static unsigned features(void)
 {
     unsigned found = 0;
 #if defined(__x86_64__)
+    unsigned a, b, c, d;
+    found |= __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C ? FASTRNN_F16C : 0;
     found |= __builtin_cpu_supports("avx2") ? FASTRNN_AVX2 : 0;
     found |= __builtin_cpu_supports("fma") ? FASTRNN_FMA : 0;
     found |= __builtin_cpu_supports("avx512f") ? FASTRNN_AVX512F : 0;

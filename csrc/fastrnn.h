@@ -91,6 +91,10 @@ enum {
     FASTRNN_TO_RELU,
     FASTRNN_TO_SOFTMAX
 };
+/* How matrices are kept, of finite floats: as they are; rounded to the nearest half; or each row as whole
+ * numbers, from -127 to 127, times its greatest magnitude / 127. What is computed is float32, with the
+ * bits that such weights give. */
+enum { FASTRNN_AS_GIVEN, FASTRNN_FLOAT16, FASTRNN_INT8 };
 typedef struct {
     int64_t B, O;               /* rows; numbers of the head, or 0: no head */
     const fastrnn_pass *layers; /* each with I that the one before puts out */
@@ -98,6 +102,7 @@ typedef struct {
     int32_t count;              /* of layers, at least 1 */
     int32_t activation;         /* one of the above, of the head or of the last layer's output */
     int32_t real_bytes;
+    int32_t weights;            /* FASTRNN_AS_GIVEN, ...: that of doubles */
 } fastrnn_network;
 typedef struct fastrnn_stream fastrnn_stream;
 
@@ -149,7 +154,8 @@ enum {
     FASTRNN_AVX512F = 4,
     FASTRNN_AVX512VL = 8,
     FASTRNN_AVX512DQ = 16,
-    FASTRNN_AVX512BW = 32
+    FASTRNN_AVX512BW = 32,
+    FASTRNN_F16C = 64
 };
 FASTRNN_API int fastrnn_best_isa(unsigned features);
 FASTRNN_API int fastrnn_isa_count(void);

@@ -1,7 +1,13 @@
 /* The loop forward. */
 
+/* Take memory for n packed weights. */
+INLINE real *take_weights(arena *a, int64_t n, int weights)
+{
+    return take(a, ceil_div(bytes_of_weights(n, weights), (int64_t)sizeof(real)));
+}
+
 /* Say what is to be done, and find the place of the packed weights. */
-static void lay_out_weights(forward_job *j, fastrnn_pass *p, arena *a)
+static void lay_out_weights(forward_job *j, fastrnn_pass *p, int weights, arena *a)
 {
     const int cell = p->cell, C = columns_of(cell);
     const int64_t B = p->B, I = p->I, H = p->H, R = recurrent_size(p);
@@ -17,14 +23,19 @@ static void lay_out_weights(forward_job *j, fastrnn_pass *p, arena *a)
                        .steps = min_of(p->T - p->done, steps_at_once(p)),
                        .by_rows = shares_rows(p, 0)};
     const int before = cell == FASTRNN_GRU_BEFORE;
-    j->unpacked = p->T == 1 && B == 1 && !before && !p->P;
+    j->weights = p->T == 1 && B == 1 && !before && !p->P ? UNPACKED : weights;
+    const int packed = j->weights != UNPACKED, bytes = weights == BYTES;
     /* Few rows are too few for a tile: take those of some steps together. Doing so with large weights
      * too, to read them less often, was 3 to 6 % slower at B = 32, H = 256 and 512. */
-    if (!j->unpacked && (before || B < 2 * MOST_ROWS))
+    if (packed && (before || B < 2 * MOST_ROWS))
         j->ahead = min_of(p->T, max_of(1, 64 / B));
-    j->w_x = take(a, j->unpacked ? 0 : j->panels * I * C * VL);
-    j->w_h = take(a, j->unpacked ? 0 : j->panels * R * (before ? 2 : C) * VL);
-    j->w_2 = take(a, before ? ceil_div(H, UNITS) * H * UNITS : ceil_div(p->P, UNITS) * H * UNITS);
+    const int64_t panels_2 = ceil_div(before ? H : p->P, UNITS);
+    j->w_x = take_weights(a, packed ? j->panels * I * C * VL : 0, weights);
+    j->w_h = take_weights(a, packed ? j->panels * R * (before ? 2 : C) * VL : 0, weights);
+    j->w_2 = take_weights(a, panels_2 * H * UNITS, weights);
+    j->scales_x = take(a, bytes ? j->panels * C * VL : 0);
+    j->scales_h = take(a, bytes ? j->panels * (before ? 2 : C) * VL : 0);
+    j->scales_2 = take(a, bytes ? panels_2 * UNITS : 0);
     j->bias = take(a, j->panels * C * VL);
     j->bias_n = take(a, ceil_div(H, UNITS) * UNITS);
 }
@@ -49,7 +60,7 @@ static void lay_out_states(forward_job *j, arena *a)
 static int64_t lay_out_forward(forward_job *j, fastrnn_pass *p)
 {
     arena a = arena_of(p);
-    lay_out_weights(j, p, &a);
+    lay_out_weights(j, p, REALS, &a);
     lay_out_states(j, &a);
     return bytes_of(&a, p);
 }
@@ -68,6 +79,16 @@ INLINE void start_state(const fastrnn_pass *p, const void *given, const void *re
     }
 }
 
+/* Pack panels of a matrix, in the way that the job wants. */
+INLINE void pack_as(const forward_job *j, const void *w, int64_t K, int64_t H, int gates, int V,
+                    real *out, real *scales, int64_t panel0, int64_t panel1)
+{
+    if (j->weights == REALS)
+        pack_rows(w, K, H, gates, V, out, panel0, panel1);
+    else if (NARROW && j->weights != UNPACKED)
+        pack_narrow(w, K, H, gates, V, j->weights, out, scales, panel0, panel1);
+}
+
 /* Pack a part of the weights. */
 static void pack_weights(const forward_job *j, int member, int members)
 {
@@ -75,16 +96,15 @@ static void pack_weights(const forward_job *j, int member, int members)
     const int cell = p->cell, G = gates_of(cell), V = vectors_of(cell), C = G * V;
     const int64_t H = p->H, R = j->R;
     int64_t q0 = part(j->panels, member, members), q1 = part(j->panels, member + 1, members);
-    if (!j->unpacked) {
-        pack_rows(p->w_ih, p->I, H, G, V, j->w_x, q0, q1);
-        pack_rows(p->w_hh, R, H, cell == FASTRNN_GRU_BEFORE ? 2 : G, V, j->w_h, q0, q1);
-    }
+    const int G_h = cell == FASTRNN_GRU_BEFORE ? 2 : G;
+    pack_as(j, p->w_ih, p->I, H, G, V, j->w_x, j->scales_x, q0, q1);
+    pack_as(j, p->w_hh, R, H, G_h, V, j->w_h, j->scales_h, q0, q1);
     int64_t blocks = ceil_div(cell == FASTRNN_GRU_BEFORE ? H : p->P, UNITS);
     int64_t k0 = part(blocks, member, members), k1 = part(blocks, member + 1, members);
     if (cell == FASTRNN_GRU_BEFORE)
-        pack_rows((const real *)p->w_hh + 2 * H * H, H, H, 1, 2, j->w_2, k0, k1);
+        pack_as(j, (const real *)p->w_hh + 2 * H * H, H, H, 1, 2, j->w_2, j->scales_2, k0, k1);
     else if (p->P)
-        pack_rows(p->w_hr, H, p->P, 1, 2, j->w_2, k0, k1);
+        pack_as(j, p->w_hr, H, p->P, 1, 2, j->w_2, j->scales_2, k0, k1);
     if (member)
         return;
     const real *b_ih = p->b_ih, *b_hh = p->b_hh;
@@ -116,23 +136,24 @@ static void prepare_forward(const forward_job *j, int member, int members)
 }
 
 /* Take R rows of the input's product, `row` being the first of all T * B, to row `at` of `pre`. */
-INLINE void input_tile(const forward_job *j, const int C, const int R, int64_t row, int64_t at,
-                       int64_t q)
+INLINE void input_tile(const forward_job *j, const int C, const int R, const int weights, int64_t row,
+                       int64_t at, int64_t q)
 {
     const int64_t I = j->p->I;
     vec acc[ACCUMULATORS];
     UNROLL
     for (int i = 0; i < R * C; i++)
         acc[i] = load(j->bias + (q * C + i % C) * VL);
-    operands o = {(const real *)j->p->x + row * I, I, 1, j->w_x + q * I * C * VL, 0, I};
-    chain(acc, R, 1, C, C, o);
+    operands o = {(const real *)j->p->x + row * I, I, 1,
+                  weights_at(j->w_x, q * I * C * VL, weights), 0, I, j->scales_x + q * C * VL};
+    scaled_chain(acc, R, 1, C, C, weights, o);
     UNROLL
     for (int i = 0; i < R * C; i++)
         store(j->pre + (((at + i / C) * j->panels + q) * C + i % C) * VL, acc[i]);
 }
 
-INLINE void input_ahead(const forward_job *j, const int C, int64_t t0, int64_t steps,
-                        const share *s)
+INLINE void input_columns(const forward_job *j, const int C, const int weights, int64_t t0,
+                          int64_t steps, const share *s)
 {
     const int V = vectors_of(j->p->cell);
     const int64_t B = j->p->B;
@@ -142,13 +163,36 @@ INLINE void input_ahead(const forward_job *j, const int C, int64_t t0, int64_t s
             int64_t row = t * B + s->b0, end = whole_batch ? steps * B : t * B + s->b1;
             while (row < end) {
                 int rows = tile_rows(end - row, TILE_ROWS(C));
-#define BODY(R) input_tile(j, C, R, t0 * B + row, row, q)
+#define BODY(R) input_tile(j, C, R, weights, t0 * B + row, row, q)
                 WITH_ROWS(rows, TILE_ROWS(C), BODY)
 #undef BODY
                 row += rows;
             }
         }
     }
+}
+
+/* Call `body(C, weights)` with both constants: the columns of a panel, and how the weights lie. */
+#define WITH_COLUMNS(C, weights, body) \
+    switch (C) {                       \
+    case 2: body(2, weights); break;   \
+    case 3: body(3, weights); break;   \
+    default: body(4, weights);         \
+    }
+
+/* Take the input's product for some steps, counted in time. */
+SHARED void input_ahead(const forward_job *j, int64_t t0, int64_t steps, const share *s)
+{
+    const int columns = columns_of(j->p->cell);
+#define BODY(C, weights) input_columns(j, C, weights, t0, steps, s)
+    if (NARROW && j->weights == HALVES) {
+        WITH_COLUMNS(columns, HALVES, BODY)
+    } else if (NARROW && j->weights == BYTES) {
+        WITH_COLUMNS(columns, BYTES, BODY)
+    } else {
+        WITH_COLUMNS(columns, REALS, BODY)
+    }
+#undef BODY
 }
 
 /* Gates and states of a tile, from its pre-activations v[row * panels + panel][column]: what a cell
@@ -218,7 +262,7 @@ INLINE void chain_unpacked(vec *acc, const int Q, const int C, const real *a, co
 
 /* One step for R rows and Q panels of C columns: pre-activations in registers, then the points. */
 INLINE void forward_tile(const forward_job *j, const step *s, const int C, const int R, const int Q,
-                         int64_t b, int64_t q, const int unpacked)
+                         const int weights, int64_t b, int64_t q)
 {
     const int64_t B = j->p->B, I = j->p->I;
     vec acc[ACCUMULATORS], v[ACCUMULATORS][4];
@@ -234,11 +278,12 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
         for (int i = 0; i < R * Q * C; i++)
             acc[i] = load(j->bias + ((q + i / C % Q) * C + i % C) * VL);
         operands x = {(const real *)j->p->x + (s->t * B + b) * I, I, 1,
-                      j->w_x + q * I * C * VL, I * C * VL, I};
-        if (unpacked)
+                      weights_at(j->w_x, q * I * C * VL, weights), I * C * VL, I,
+                      j->scales_x + q * C * VL};
+        if (weights == UNPACKED)
             chain_unpacked(acc, Q, C, x.a, j->p->w_ih, j->p->H, I, vectors_of(j->p->cell), q);
         else
-            chain(acc, R, Q, C, C, x);
+            scaled_chain(acc, R, Q, C, C, weights, x);
     }
     if (C == 3) { /* the GRU: r comes in between n's two sums */
         UNROLL
@@ -247,11 +292,12 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
             acc[i * C + 2] = load(j->bias_n + (q + i % Q) * VL);
         }
     }
-    operands h = {s->h + b * j->R, j->R, 1, j->w_h + q * j->R * C * VL, j->R * C * VL, j->R};
-    if (unpacked)
+    operands h = {s->h + b * j->R, j->R, 1, weights_at(j->w_h, q * j->R * C * VL, weights),
+                  j->R * C * VL, j->R, j->scales_h + q * C * VL};
+    if (weights == UNPACKED)
         chain_unpacked(acc, Q, C, h.a, j->p->w_hh, j->p->H, j->R, vectors_of(j->p->cell), q);
     else
-        chain(acc, R, Q, C, C, h);
+        scaled_chain(acc, R, Q, C, C, weights, h);
     UNROLL
     for (int i = 0; i < R * Q * C; i++)
         v[i / C][i % C] = acc[i];
@@ -265,7 +311,8 @@ SHARED void second_half(const forward_job *j, const step *s, const share *who)
     const int64_t H = p->H, B = p->B, R = j->R;
     /* A projection goes straight into the output, and from there to the next step. */
     real *out = p->P ? j->output + s->t * B * R : j->hidden_product;
-    product m = {{j->hidden, H, 1, j->w_2, H * UNITS, H}, p->P ? 0 : j->bias_n, 0, out, R, R, 0};
+    product m = {{j->hidden, H, 1, j->w_2, H * UNITS, H, j->scales_2},
+                 p->P ? 0 : j->bias_n, 0, out, R, R, 0, j->weights};
     int64_t b0 = who->b0, b1 = who->b1;
     shrink(p, s->t, &b0, &b1);
     multiply(&m, b0, b1, 0, ceil_div(R, UNITS));
@@ -292,7 +339,7 @@ SHARED void rest(const forward_job *j, const step *s, const share *who, int64_t 
 }
 
 /* All tiles of a step, of C columns. */
-INLINE void tiles(const forward_job *j, const step *s, const int C, const share *who)
+INLINE void tiles(const forward_job *j, const step *s, const int C, const int weights, const share *who)
 {
     const int64_t units = vectors_of(j->p->cell) * VL;
     const int64_t q1 = ceil_div(who->u1, units);
@@ -300,19 +347,19 @@ INLINE void tiles(const forward_job *j, const step *s, const int C, const share 
         int panels = 1;
         if (who->b1 - who->b0 == 1) {
             panels = tile_rows(q1 - q, TILE_PANELS(C));
-#define BODY(Q) forward_tile(j, s, C, 1, Q, who->b0, q, 0)
-#define UNPACKED(Q) forward_tile(j, s, C, 1, Q, who->b0, q, 1)
-            if (j->unpacked) {
-                WITH_ROWS(panels, TILE_PANELS(C), UNPACKED)
+#define BODY(Q) forward_tile(j, s, C, 1, Q, weights, who->b0, q)
+#define AS_THEY_ARE(Q) forward_tile(j, s, C, 1, Q, UNPACKED, who->b0, q)
+            if (weights == REALS && j->weights == UNPACKED) {
+                WITH_ROWS(panels, TILE_PANELS(C), AS_THEY_ARE)
             } else {
                 WITH_ROWS(panels, TILE_PANELS(C), BODY)
             }
-#undef UNPACKED
+#undef AS_THEY_ARE
 #undef BODY
         } else {
             for (int64_t b = who->b0; b < who->b1;) {
                 int rows = tile_rows(who->b1 - b, TILE_ROWS(C));
-#define BODY(R) forward_tile(j, s, C, R, 1, b, q, 0)
+#define BODY(R) forward_tile(j, s, C, R, 1, weights, b, q)
                 WITH_ROWS(rows, TILE_ROWS(C), BODY)
 #undef BODY
                 b += rows;
@@ -322,10 +369,24 @@ INLINE void tiles(const forward_job *j, const step *s, const int C, const share 
     }
 }
 
+/* The same of weights with fewer bits: apart, as the others' code is large enough. */
+SHARED void narrow_tiles(const forward_job *j, const step *s, int columns, const share *who)
+{
+#define BODY(C, weights) tiles(j, s, C, weights, who)
+    if (j->weights == HALVES) {
+        WITH_COLUMNS(columns, HALVES, BODY)
+    } else {
+        WITH_COLUMNS(columns, BYTES, BODY)
+    }
+#undef BODY
+}
+
 SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, const share *who)
 {
     const fastrnn_pass *p = j->p;
     const int twice = p->P || p->cell == FASTRNN_GRU_BEFORE;
+    const int columns = p->cell == FASTRNN_GRU_BEFORE ? 2 : columns_of(p->cell);
+    const int narrow = j->weights == HALVES || j->weights == BYTES;
     int64_t ahead_t = 0;
     for (int64_t number = first; number < last; number++) {
         step s = {.t = time_of(p, number),
@@ -336,20 +397,18 @@ SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, con
             if ((number - first) % j->ahead == 0) {
                 int64_t steps = min_of(j->ahead, last - number);
                 ahead_t = earliest_of(p, number, number + steps);
-                switch (columns_of(p->cell)) {
-                case 2: input_ahead(j, 2, ahead_t, steps, who); break;
-                case 3: input_ahead(j, 3, ahead_t, steps, who); break;
-                default: input_ahead(j, 4, ahead_t, steps, who);
-                }
+                input_ahead(j, ahead_t, steps, who);
             }
             s.at = (s.t - ahead_t) * p->B;
         }
         share some = *who;
         shrink(p, s.t, &some.b0, &some.b1);
-        switch (p->cell == FASTRNN_GRU_BEFORE ? 2 : columns_of(p->cell)) {
-        case 2: tiles(j, &s, 2, &some); break;
-        case 3: tiles(j, &s, 3, &some); break;
-        default: tiles(j, &s, 4, &some);
+        if (NARROW && narrow) {
+            narrow_tiles(j, &s, columns, &some);
+        } else {
+#define BODY(C, weights) tiles(j, &s, C, weights, &some)
+            WITH_COLUMNS(columns, REALS, BODY)
+#undef BODY
         }
         if (p->lengths) {
             rest(j, &s, who, who->b0, some.b0);

@@ -9,6 +9,7 @@
  * as many broadcasts as there are rows and one vector of weights. */
 #define TILE_ROWS(C) (REGISTERS == 16 ? ((C) == 1 ? 8 : 12 / (C)) : (C) == 4 ? 6 : (C) == 3 ? 7 : 8)
 #define MOST_ROWS 8
+#define ACCUMULATORS 24
 /* Tried: an LSTM's four columns in two halves, with twice as many rows, which read half as many weights
  * and twice as many factors: 3 % slower with 16 registers, 1 to 4 with 32. A prefetch of the next panel
  * into the L2 cache, a line for each k: 1 to 2 % slower. */
@@ -27,13 +28,16 @@ typedef struct {
     const real *w;
     long panel_step;
     long K;
+    const real *scales; /* of weights that are bytes: of each column */
 } operands;
 
 /* acc[(r * Q + q) * C + c] += sum of a[r][k] * w[q][k][c], for R rows and Q panels, of whose `all`
  * columns the first C are wanted. */
-INLINE void chain(vec *acc, const int R, const int Q, const int C, const int all, operands o)
+INLINE void chain(vec *acc, const int R, const int Q, const int C, const int all, const int weights,
+                  operands o)
 {
-    const real *w = o.w;
+    const char *w = (const char *)o.w;
+    const long vector = bytes_of_weights(VL, weights);
     /* Each third row has a pointer: an address may be one plus one or two steps, no more. */
     const real *a[3] = {o.a, o.a + 3 * o.row_step, o.a + 6 * o.row_step};
     const int held = R <= C || Q > 1; /* the factors, else the weights: what is fewer */
@@ -46,9 +50,10 @@ INLINE void chain(vec *acc, const int R, const int Q, const int C, const int all
         for (int q = 0; q < Q; q++) {
             UNROLL
             for (int c = 0; c < C; c++) {
-                weight[c] = load(w + q * o.panel_step + c * VL);
-                if (R > 1 && c * VECTOR_BYTES % 64 == 0)
-                    __builtin_prefetch((const char *)(w + q * o.panel_step + c * VL) + PREFETCH);
+                const char *at = w + bytes_of_weights(q * o.panel_step, weights) + c * vector;
+                weight[c] = load_weights(at, weights);
+                if (R > 1 && c * vector % 64 == 0)
+                    __builtin_prefetch(at + PREFETCH);
                 if (R > 1)
                     KEEP(weight[c]); /* in a register: else each row's multiply-add loads it again */
                 UNROLL
@@ -66,8 +71,26 @@ INLINE void chain(vec *acc, const int R, const int Q, const int C, const int all
         UNROLL
         for (int i = 0; i < ceil_div(R, 3); i++)
             a[i] += o.k_step;
-        w += all * VL;
+        w += all * vector;
     }
+}
+
+/* The same, of weights that may be bytes: their sum is scaled. */
+INLINE void scaled_chain(vec *acc, const int R, const int Q, const int C, const int all,
+                         const int weights, operands o)
+{
+    if (weights != BYTES) {
+        chain(acc, R, Q, C, all, weights, o);
+        return;
+    }
+    vec sums[ACCUMULATORS];
+    UNROLL
+    for (int i = 0; i < R * Q * C; i++)
+        sums[i] = spread(0);
+    chain(sums, R, Q, C, all, weights, o);
+    UNROLL
+    for (int i = 0; i < R * Q * C; i++)
+        acc[i] = fma_(load(o.scales + (i / C % Q * all + i % C) * VL), sums[i], acc[i]);
 }
 
 /* Call `body(R)` with R a constant equal to `rows`, 1 to MOST_ROWS. */
@@ -92,7 +115,6 @@ INLINE int tile_rows(int64_t left, int most)
 /* --- plain products, with panels of two columns */
 
 #define UNITS (2 * VL)
-#define ACCUMULATORS 24
 
 /* out[r][n] = start[r][n] + sum of a[r][k] * w[k][n]; `start` may be `out`, or null for zeros. */
 typedef struct {
@@ -103,10 +125,12 @@ typedef struct {
     long out_step;
     int64_t N;
     int add; /* add the product, summed up from zero, to what is there */
+    int weights;
 } product;
 
 /* C is 2, or 1 where the second column is beyond N. */
-INLINE void product_columns(const product *p, const int R, const int C, int64_t row, int64_t panel)
+INLINE void product_columns(const product *p, const int R, const int C, const int weights, int64_t row,
+                            int64_t panel)
 {
     const int64_t n = panel * UNITS;
     const int last = (int)min_of(p->N - n - (C - 1) * VL, VL); /* lanes of the last column */
@@ -118,8 +142,9 @@ INLINE void product_columns(const product *p, const int R, const int C, int64_t 
                           : spread(0);
     operands o = p->o;
     o.a += row * o.row_step;
-    o.w += panel * o.panel_step;
-    chain(acc, R, 1, C, 2, o);
+    o.w = weights_at(o.w, panel * o.panel_step, weights);
+    o.scales += weights == BYTES ? panel * UNITS : 0;
+    scaled_chain(acc, R, 1, C, 2, weights, o);
     UNROLL
     for (int i = 0; i < C * R; i++) {
         real *out = p->out + (row + i / C) * p->out_step + n + i % C * VL;
@@ -130,26 +155,37 @@ INLINE void product_columns(const product *p, const int R, const int C, int64_t 
     }
 }
 
-INLINE void product_tile(const product *p, const int R, int64_t row, int64_t panel)
+INLINE void product_tile(const product *p, const int R, const int weights, int64_t row, int64_t panel)
 {
     if (p->N - panel * UNITS > VL)
-        product_columns(p, R, 2, row, panel);
+        product_columns(p, R, 2, weights, row, panel);
     else
-        product_columns(p, R, 1, row, panel);
+        product_columns(p, R, 1, weights, row, panel);
 }
 
-/* Take the product for some rows and panels. */
-SHARED void multiply(const product *p, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1)
+INLINE void multiply_as(const product *p, const int weights, int64_t row0, int64_t row1, int64_t panel0,
+                        int64_t panel1)
 {
     for (int64_t panel = panel0; panel < panel1; panel++) {
         for (int64_t row = row0; row < row1;) {
             int rows = tile_rows(row1 - row, TILE_ROWS(2));
-#define BODY(R) product_tile(p, R, row, panel)
+#define BODY(R) product_tile(p, R, weights, row, panel)
             WITH_ROWS(rows, TILE_ROWS(2), BODY)
 #undef BODY
             row += rows;
         }
     }
+}
+
+/* Take the product for some rows and panels. */
+SHARED void multiply(const product *p, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1)
+{
+    if (NARROW && p->weights == HALVES)
+        multiply_as(p, HALVES, row0, row1, panel0, panel1);
+    else if (NARROW && p->weights == BYTES)
+        multiply_as(p, BYTES, row0, row1, panel0, panel1);
+    else
+        multiply_as(p, REALS, row0, row1, panel0, panel1);
 }
 
 /* --- packing */

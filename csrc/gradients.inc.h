@@ -137,11 +137,11 @@ SHARED void take_gradient(const backward_job *j, const factor *left, real *packe
                     pack_columns(rows + b0 * one->N, one->N, b1 - b0, some, panel + k * UNITS, 0, 1);
             }
             for (int64_t tile = tile0; tile < tile1 && tile * ROWS < one->M; tile++) {
-                product m = {{packed + tile * step, 1, ROWS, panel, 0, K}, 0, 0,
+                product m = {{packed + tile * step, 1, ROWS, panel, 0, K, NULL}, 0, 0,
                              one->out + tile * ROWS * one->N + n, one->N,
-                             min_of(one->N - n, UNITS), !fresh};
+                             min_of(one->N - n, UNITS), !fresh, REALS};
                 const int rows = (int)min_of(ROWS, one->M - tile * ROWS);
-#define BODY(R) product_tile(&m, R, 0, 0)
+#define BODY(R) product_tile(&m, R, REALS, 0, 0)
                 WITH_ROWS(rows, ROWS, BODY)
 #undef BODY
             }
@@ -168,8 +168,8 @@ static void take_input_gradient(const backward_job *j, int64_t first, int64_t la
     const int64_t B = p->B, I = p->I, GH = G * p->H, rows = (last - first) * B;
     const int64_t earliest = earliest_of(p, first, last);
     real *d_x = (real *)j->q->d_x + earliest * B * I;
-    product m = {{j->d_a + (G == 1 ? 0 : earliest * B * GH), GH, 1, j->w_x, GH * UNITS, GH}, 0, 0,
-                 d_x, I, I, 0};
+    product m = {{j->d_a + (G == 1 ? 0 : earliest * B * GH), GH, 1, j->w_x, GH * UNITS, GH, NULL},
+                 0, 0, d_x, I, I, 0, REALS};
     const int64_t end = part(rows, who->member + 1, members);
     for (int64_t row = part(rows, who->member, members), next; row < end; row = next) {
         next = p->lengths ? min_of(end, (row / B + 1) * B) : end;

@@ -21,6 +21,7 @@ typedef int64_t whole;
 
 #include "vec.inc.h"
 #include "activations.inc.h"
+#include "narrow.inc.h"
 #include "gemm.inc.h"
 #include "sequence.inc.h"
 #include "cells/rnn.inc.h"

@@ -41,8 +41,8 @@ static void product_member(void *argument, int member, barrier *team)
                 pack_turned(b + n * p->b_step + k, p->b_step, terms, (int)units, packed);
             else
                 pack_columns(b + k * p->b_step + n, p->b_step, terms, units, packed, 0, 1);
-            product m = {{a + k * k_step, row_step, k_step, packed, 0, terms}, 0, 0,
-                         (real *)p->out + n, p->out_step, units, k > 0};
+            product m = {{a + k * k_step, row_step, k_step, packed, 0, terms, NULL}, 0, 0,
+                         (real *)p->out + n, p->out_step, units, k > 0, REALS};
             multiply(&m, 0, p->M, 0, 1);
         }
     }

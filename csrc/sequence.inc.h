@@ -163,6 +163,7 @@ typedef struct {
     real *output, *cells, *gates, *hidden_n;
     real *w_x, *w_h;       /* panels of all gates (the GRU with its reset before: w_h without n) */
     real *w_2;             /* panels of the second product of a step: projection, or W_hn */
+    real *scales_x, *scales_h, *scales_2; /* of weights that are bytes, like their panels' columns */
     real *bias, *bias_n;   /* like the panels' columns; the GRU's b_hn */
     real *states[2], *c;   /* (B, R), what steps consume and make in turn; (B, H) */
     real *pre;             /* products of the input with all gates, some steps ahead */
@@ -171,7 +172,7 @@ typedef struct {
     int64_t ahead;         /* steps whose input product is taken at once; 0: step by step */
     int64_t steps;         /* of a call */
     int by_rows;
-    int unpacked;          /* one step of one row: weights are read as they are */
+    int weights;           /* how they lie (narrow.inc.h): UNPACKED for one step of one row */
 } forward_job;
 
 typedef struct {

@@ -15,7 +15,9 @@ typedef struct {
     int64_t chunk;
     int count;
     int activation;
+    int weights;            /* how they lie */
     real *head, *head_bias; /* packed (O, R), or null; (O,) and zeros beyond, or null */
+    real *head_scales;      /* of bytes */
     real *between[2];       /* (chunk, B, widest): what a layer hands to the next, in turn */
     stream_layer *layers;
 } stream;
@@ -39,7 +41,8 @@ static void lay_out_stream(stream *s, const fastrnn_network *n, void *weights, v
                   .R = recurrent_size(last),
                   .chunk = max_of(2, 64 / n->B),
                   .count = n->count,
-                  .activation = n->activation};
+                  .activation = n->activation,
+                  .weights = NARROW ? n->weights : REALS};
     s->O = n->O ? n->O : s->R;
     take_bytes(&own, sizeof(stream));
     s->layers = (stream_layer *)take_bytes(&own, n->count * (int64_t)sizeof(stream_layer));
@@ -49,12 +52,13 @@ static void lay_out_stream(stream *s, const fastrnn_network *n, void *weights, v
         layer->p = n->layers[k];
         layer->p.T = s->chunk;
         layer->p.B = n->B;
-        lay_out_weights(&layer->j, &layer->p, &w);
+        lay_out_weights(&layer->j, &layer->p, s->weights, &w);
         lay_out_states(&layer->j, &own);
         widest = max_of(widest, layer->j.R);
     }
     if (n->O) {
-        s->head = take(&w, ceil_div(n->O, UNITS) * s->R * UNITS);
+        s->head = take_weights(&w, ceil_div(n->O, UNITS) * s->R * UNITS, s->weights);
+        s->head_scales = take(&w, s->weights == BYTES ? ceil_div(n->O, UNITS) * UNITS : 0);
         s->head_bias = n->b_o ? take(&w, ceil_div(n->O, UNITS) * UNITS) : NULL;
     }
     for (int k = 0; k < 2; k++)
@@ -86,7 +90,8 @@ static void stream_start(const fastrnn_network *n, void *weights, void *state, i
     for (int k = 0; pack && k < s->count; k++)
         pack_weights(&s->layers[k].j, 0, 1);
     if (pack && n->O) {
-        pack_rows(n->w_o, s->R, n->O, 1, 2, s->head, 0, ceil_div(n->O, UNITS));
+        pack_as(&s->layers[0].j, n->w_o, s->R, n->O, 1, 2, s->head, s->head_scales, 0,
+                ceil_div(n->O, UNITS));
         if (n->b_o)
             memcpy(s->head_bias, n->b_o, (size_t)n->O * sizeof(real));
     }
@@ -147,7 +152,8 @@ INLINE void stream_chunk(stream *s, const real *x, real *y, int64_t steps)
         x = j->output;
     }
     if (s->head) {
-        product m = {{x, s->R, 1, s->head, s->R * UNITS, s->R}, s->head_bias, 0, y, s->O, s->O, 0};
+        product m = {{x, s->R, 1, s->head, s->R * UNITS, s->R, s->head_scales},
+                     s->head_bias, 0, y, s->O, s->O, 0, s->weights};
         multiply(&m, 0, steps * s->B, 0, ceil_div(s->O, UNITS));
     }
     activate(s->activation, y, steps * s->B, s->O);

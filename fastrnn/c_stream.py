@@ -19,6 +19,11 @@ ACTIVATIONS: dict[str | None, int] = {
     "ReLU": lib.FASTRNN_TO_RELU,
     "Softmax": lib.FASTRNN_TO_SOFTMAX,
 }
+WEIGHT_DTYPES: dict[str | None, int] = {
+    None: lib.FASTRNN_AS_GIVEN,
+    "float16": lib.FASTRNN_FLOAT16,
+    "int8": lib.FASTRNN_INT8,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Network:
         One of `ACTIVATIONS`, of the head or of the last layer's output.
     batch
         B.
+    weight_dtype
+        One of `WEIGHT_DTYPES`, as which matrices are stored; they are float32 and rounded to it.
     like
         A network of the same arguments, but for `batch`, whose packed weights are shared.
 
@@ -73,6 +80,7 @@ class Network:
         head: tuple[Array, Array | None] | None,
         activation: str | None,
         batch: int,
+        weight_dtype: str | None = None,
         like: Network | None = None,
     ) -> None:
         self.dtype = layers[0].weights.ih.dtype
@@ -89,6 +97,7 @@ class Network:
         network.B, network.layers, network.count = batch, passes, len(layers)
         network.activation = ACTIVATIONS[activation]
         network.real_bytes = self.dtype.itemsize
+        network.weights = WEIGHT_DTYPES[weight_dtype]
         if head is not None:
             network.O = len(head[0])
             network.w_o, network.b_o = map(optional_pointer, head)

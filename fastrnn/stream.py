@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from . import activations, dispatch, states, validation, workspace
+from . import activations, dispatch, precision, states, validation, workspace
 from .feedforward import Linear
 from .layers import Recurrent
 from .sequential import Sequential
@@ -59,6 +59,12 @@ class Stream:
         both share them, and the packed weights.
     batch
         B, the rows of a step: independent sequences, at least 1.
+    weight_dtype
+        What the matrices of recurrent layers and `Linear` are rounded to and, by the C kernels, are
+        stored as; a step computes in float32, with the bits of such weights in a float32 stream.
+        "float16": a weight is off by 2^-11 of itself at most (2^-25 below 2^-14); "int8": by 1/254
+        of its row's greatest (and 2^-16 of that). None: as they are; with another stream, as its
+        are. What it is worth depends on where the weights come from: see docs/streaming.md.
 
     Attributes
     ----------
@@ -70,7 +76,8 @@ class Stream:
     Raises
     ------
     ValueError, TypeError
-        If an argument is wrong, or the model is of another kind, bidirectional, or batch first.
+        If an argument is wrong, or the model is of another kind, bidirectional, or batch first,
+        or its weights are not float32 or too large for `weight_dtype`.
 
     Examples
     --------
@@ -87,24 +94,45 @@ class Stream:
     True
     """
 
+    weight_dtype: str | None
     _source: Recurrent | Sequential
     _model: Recurrent | Sequential
     _engine: _Engine
 
-    def __init__(self, model: Recurrent | Sequential | Stream, batch: int = 1) -> None:
+    def __init__(
+        self,
+        model: Recurrent | Sequential | Stream,
+        batch: int = 1,
+        *,
+        weight_dtype: str | None = None,
+    ) -> None:
         self.batch = validation.positive("batch", batch)
+        validation.choice("weight_dtype", weight_dtype, precision.WEIGHT_DTYPES)
         if isinstance(model, Stream):
+            if weight_dtype not in (None, model.weight_dtype):
+                raise ValueError(
+                    f"weight_dtype: expected {model.weight_dtype!r}, that of the stream whose "
+                    f"weights are shared, got {weight_dtype!r}"
+                )
+            self.weight_dtype = model.weight_dtype
             self._source, self._model = model._source, model._model
-            self._engine = _engine(self._model, self.batch, model._engine)
+            self._prepare(model._engine)
         else:
             states.need_steps("model", model)
             states.need_recurrent("model", model)
-            self._source, self._model = model, copy.deepcopy(model)
-            self._engine = _engine(self._model, self.batch)
-        self._prepare()
+            self.weight_dtype = weight_dtype
+            self._source, self._model = model, self._taken(model)
+            self._prepare()
 
-    def _prepare(self) -> None:
-        """Set up what a step needs besides the engine."""
+    def _taken(self, model: Recurrent | Sequential) -> Recurrent | Sequential:
+        """Return the model with the parameters that a step computes with."""
+        taken = copy.deepcopy(model)
+        precision.round_weights(taken, self.weight_dtype)
+        return taken
+
+    def _prepare(self, like: _Engine | None = None) -> None:
+        """Make the engine, and set up what a step needs besides."""
+        self._engine = _engine(self._model, self.batch, self.weight_dtype, like)
         self._quick = self._engine.quick
         self._dtype = states.recurrent_layers(self._model)[0].dtype
         self.input, self.output = states.inputs(self._model, self.batch), None
@@ -222,32 +250,35 @@ class Stream:
 
     def refresh(self) -> None:
         """Take the parameters that the model has now; the state is kept."""
-        state = self._engine.read()
-        self._model = copy.deepcopy(self._source)
-        self._engine = _engine(self._model, self.batch)
-        self._engine.write(state)
+        state, self._model = self._engine.read(), self._taken(self._source)
         self._prepare()
+        self._engine.write(state)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: not the engine, which has memory of its own."""
-        names = ("batch", "_source", "_model")
+        names = ("batch", "weight_dtype", "_source", "_model")
         return {name: getattr(self, name) for name in names} | {"state": self.state}
 
     def __setstate__(self, given: dict[str, Any]) -> None:
         """Make a copy; it shares nothing."""
         state = given.pop("state")
         vars(self).update(given)
-        self._engine = _engine(self._model, self.batch)
-        self._engine.write(state)
         self._prepare()
+        self._engine.write(state)
 
     def __repr__(self) -> str:
-        changed = any(
-            not np.array_equal(now, self._model.parameters[name], equal_nan=True)
-            for name, now in self._source.parameters.items()
-        )
-        note = ", before its parameters changed: refresh() takes the new ones" if changed else ""
-        return f"Stream({self._source!r}, batch={self.batch}{note})"
+        stored = "" if self.weight_dtype is None else f", weight_dtype={self.weight_dtype!r}"
+        note = ", before its parameters changed: refresh() takes the new ones"
+        return f"Stream({self._source!r}, batch={self.batch}{stored}{note * self._has_changed()})"
+
+    def _has_changed(self) -> bool:
+        """Say whether `refresh` would take other parameters."""
+        try:
+            now = self._taken(self._source).parameters
+        except ValueError:  # which it would refuse
+            return True
+        taken = self._model.parameters
+        return any(not np.array_equal(now[name], taken[name], equal_nan=True) for name in taken)
 
 
 class _Engine(Protocol):
@@ -302,7 +333,11 @@ class _Packed:
     network: Network
 
     def __init__(
-        self, model: Recurrent | Sequential, batch: int, like: _Packed | None = None
+        self,
+        model: Recurrent | Sequential,
+        batch: int,
+        weight_dtype: str | None,
+        like: _Packed | None = None,
     ) -> None:
         from .c_stream import Layer, Network
 
@@ -319,7 +354,7 @@ class _Packed:
             for weights in layer._stack().weights.values()
         ]
         shared = None if like is None else like.network
-        self.network = Network(layers, head, activation, batch, shared)
+        self.network = Network(layers, head, activation, batch, weight_dtype, shared)
         self.quick, self.run, self.clear = self.network.step, self.network.run, self.network.clear
 
     def read(self) -> Any:
@@ -342,10 +377,12 @@ class _Packed:
         )
 
 
-def _engine(model: Recurrent | Sequential, batch: int, like: _Engine | None = None) -> _Engine:
+def _engine(
+    model: Recurrent | Sequential, batch: int, weight_dtype: str | None, like: _Engine | None
+) -> _Engine:
     """Choose the engine; one that is `like` another shares what it has prepared."""
     if isinstance(like, _Packed) or (like is None and _is_fused(model)):
-        return _Packed(model, batch, like)
+        return _Packed(model, batch, weight_dtype, like)
     return _Called(model, batch)
 
 

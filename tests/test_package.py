@@ -88,7 +88,7 @@ FLOORS = [
     {"feedforward", "losses", "optim"},
     {"activations", "windows", "products"},
     {"sequential", "convolution", "pooling"},
-    {"states"},
+    {"states", "precision"},
     {"truncation", "perceptron", "decoding", "stream"},
     {"paradigms"},
     {"encoder_decoder"},

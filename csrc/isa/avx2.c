@@ -1,8 +1,8 @@
-/* AVX2 and FMA: Intel from Haswell, AMD from Zen. */
+/* AVX2, FMA and F16C: Intel from Haswell, AMD from Zen. */
 #include "../kernels.h"
 
 #if defined(__x86_64__)
-TARGET("avx2,fma")
+TARGET("avx2,fma,f16c")
 #define ISA avx2
 #define REGISTER_BYTES 32
 #define REGISTERS 16

@@ -79,7 +79,7 @@ static void fill(double *array, size_t bytes, int real_bytes)
 }
 
 /* Two layers and, of LSTMs, a head. */
-static fastrnn_stream *make(int cell, int real_bytes, int B)
+static fastrnn_stream *make(int cell, int real_bytes, int weights, int B)
 {
     fastrnn_pass layers[2] = {{.I = I, .H = H}, {.I = H, .H = H}};
     for (int k = 0; k < 2; k++) {
@@ -87,7 +87,8 @@ static fastrnn_stream *make(int cell, int real_bytes, int B)
         layers[k].real_bytes = real_bytes;
         layers[k].w_ih = layers[k].w_hh = layers[k].b_ih = layers[k].b_hh = numbers;
     }
-    fastrnn_network n = {.B = B, .layers = layers, .count = 2, .real_bytes = real_bytes};
+    fastrnn_network n = {.B = B, .layers = layers, .count = 2, .real_bytes = real_bytes,
+                         .weights = weights};
     if (cell == FASTRNN_LSTM) {
         n.O = O;
         n.w_o = n.b_o = numbers;
@@ -136,18 +137,18 @@ static int forbidden(fastrnn_stream *s, int steps)
 }
 
 /* Check the steps of one network, the first one of a new stream among them. */
-static int check(const char *isa, int cell, int real_bytes, int B, int steps)
+static int check(const char *isa, int cell, int real_bytes, int weights, int B, int steps)
 {
     fill(numbers, sizeof numbers, real_bytes);
     fill(x, sizeof x, real_bytes);
     fill(y, sizeof y, real_bytes);
     const char *committed = offence;
     offence = "";
-    fastrnn_stream *first = make(cell, real_bytes, B); /* brings the code into memory */
+    fastrnn_stream *first = make(cell, real_bytes, weights, B); /* brings the code into memory */
     run(first, 1);
     fastrnn_stream_free(first);
     offence = committed;
-    fastrnn_stream *s = make(cell, real_bytes, B);
+    fastrnn_stream *s = make(cell, real_bytes, weights, B);
     faults();
     const long calls_before = calls, faults_before = faults();
     run(s, steps);
@@ -156,8 +157,8 @@ static int check(const char *isa, int cell, int real_bytes, int B, int steps)
     fastrnn_stream_free(s);
     if (calls_after == calls_before && faults_after == faults_before && !killed)
         return 0;
-    printf("%s, cell %d, %d bytes, %d rows: %ld calls, %ld page faults, %s\n", isa, cell, real_bytes, B,
-           calls_after - calls_before, faults_after - faults_before,
+    printf("%s, cell %d, %d bytes, weights %d, %d rows: %ld calls, %ld page faults, %s\n", isa, cell,
+           real_bytes, weights, B, calls_after - calls_before, faults_after - faults_before,
            killed ? "a system call" : "no system call");
     return 1;
 }
@@ -171,15 +172,17 @@ int main(int argc, char **argv)
         return 2;
     int broken = 0;
     const int best = fastrnn_isa();
-    broken += check(fastrnn_isa_name(best), FASTRNN_LSTM, 4, 1, *offence ? SOME : STEPS);
+    broken += check(fastrnn_isa_name(best), FASTRNN_LSTM, 4, 0, 1, *offence ? SOME : STEPS);
     for (int isa = 0; isa < fastrnn_isa_count() && !*offence; isa++) {
         if (!fastrnn_isa_runs_here(isa))
             continue;
         fastrnn_set_isa(isa);
         for (int cell = FASTRNN_RNN_TANH; cell <= FASTRNN_LSTM; cell++)
-            for (int real_bytes = 4; real_bytes <= 8; real_bytes += 4)
-                for (int B = 1; B <= MOST_ROWS; B += MOST_ROWS - 1)
-                    broken += check(fastrnn_isa_name(isa), cell, real_bytes, B, SOME);
+            for (int B = 1; B <= MOST_ROWS; B += MOST_ROWS - 1) {
+                broken += check(fastrnn_isa_name(isa), cell, 8, FASTRNN_AS_GIVEN, B, SOME);
+                for (int weights = FASTRNN_AS_GIVEN; weights <= FASTRNN_INT8; weights++)
+                    broken += check(fastrnn_isa_name(isa), cell, 4, weights, B, SOME);
+            }
     }
     if (!broken)
         printf("kept\n");
