@@ -3,11 +3,12 @@
 The method is that of Wright, Damskägg, Juvela & Välimäki (2020, "Real-time guitar amplifier
 emulation with deep learning", Applied Sciences 10(3), 766): an LSTM reads the dry sound sample by
 sample, a dense layer makes of its state what is added to that sample; truncated back-propagation
-after a warm-up, on segments of half a second drawn at random; the error-to-signal ratio
+after a warm-up, on segments of half a second. What it learns from is the error-to-signal ratio
 
     ESR = Σ (y - found)² / Σ y²
 
-of signals with pre-emphasis, p[n] = y[n] - 0.85 y[n-1], is what is learned from.
+of signals with pre-emphasis, p[n] = y[n] - 0.85 y[n-1] (Wright & Välimäki 2020, "Perceptual loss
+function for neural modeling of audio systems", ICASSP).
 
 Guitar and amplifier are made of equations (`guitar.py`), so that every seed has other takes to
 learn from, to choose by, and to be looked at once, in the end. Beside the LSTM are a filter, a
