@@ -112,21 +112,20 @@ def build(seed: int) -> fastrnn.Sequential:
     """Return the network, (T, B, 1) to (T, B, 1)."""
     first, second, third = map(int, np.random.SeedSequence(seed).generate_state(3))
     lstm = fastrnn.LSTM(1, UNITS, seed=first)
-    parameters = lstm.parameters
     # A state that is kept by a share f of it each sample has a time constant of 1 / (1 - f), and
     # sigmoid(log(t - 1)) = 1 - 1 / t; what goes in is as small a share as what is lost.
     draw = np.random.default_rng(third).uniform(0, 1, UNITS)
     bias = np.log(np.maximum(LONGEST**draw - 1, 0.1))
-    parameters["bias_ih_l0"][: 2 * UNITS] = np.concatenate([-bias, bias])
-    parameters["bias_hh_l0"][: 2 * UNITS] = 0
-    parameters["weight_ih_l0"] *= SENSITIVE
+    lstm.parameters["bias_ih_l0"][: 2 * UNITS] = np.concatenate([-bias, bias])
+    lstm.parameters["bias_hh_l0"][: 2 * UNITS] = 0
+    lstm.parameters["weight_ih_l0"] *= SENSITIVE
     return fastrnn.Sequential(lstm, fastrnn.Linear(UNITS, 1, seed=second))
 
 
 def imitate(model: fastrnn.Sequential, x: np.ndarray) -> np.ndarray:
     """Return what the network makes of dry sounds (rows, T), in one call, from a state of zeros."""
-    dry = x.T.astype(np.float32)
-    return (dry + model(dry[..., None])[0][..., 0]).T
+    dry = x.T[..., None].astype(np.float32)
+    return (dry + model(dry)[0])[..., 0].T
 
 
 def windows(
