@@ -176,7 +176,7 @@ class Run:
 
     learner: Learner
     curve: np.ndarray  # (updates, B), the length of each row's last episode, in steps
-    rate: float  # steps of all rows a second, while it learnt, updates not counted
+    rate: float  # steps of all rows a second, while it played
 
 
 def train(memory: bool, updates: int, seed: int) -> Run:
@@ -295,14 +295,16 @@ def draw(runs: dict[str, Run], paths: dict[str, np.ndarray], inside: Inside) -> 
     return figure
 
 
-def compare_steps(actor: fastrnn.Sequential, quick: bool, seed: int) -> harness.Ratio:
-    """Time a step of all rows in one stream, and in as many streams of one row."""
+def compare_steps(actor: fastrnn.Sequential, quick: bool, seed: int) -> tuple[harness.Ratio, float]:
+    """Time a step of all rows in one stream, and in as many of one row; how far are they apart?"""
     whole = fastrnn.Stream(actor, ROWS)
     single = [fastrnn.Stream(whole) for _ in range(ROWS)]
     whole.input[...] = Carts(ROWS, np.random.default_rng(seed), LIMIT).see()
     for k, stream in enumerate(single):
         stream.input[0] = whole.input[k]
-    return harness.compare(lambda: [stream.step() for stream in single], whole.step, quick=quick)
+    gap = float(np.abs(np.concatenate([stream.step() for stream in single]) - whole.step()).max())
+    ratio = harness.compare(lambda: [stream.step() for stream in single], whole.step, quick=quick)
+    return ratio, gap
 
 
 def players(runs: dict[str, Run], seed: int) -> dict[str, Choose]:
@@ -345,18 +347,18 @@ def example(quick: bool = False, seed: int = 0) -> harness.Outcome:
     for what, shares in (("the units", inside.explained), ("what is seen", inside.plain)):
         words = ", ".join(f"{name} {share:.2f}" for name, share in zip(NAMES, shares, strict=True))
         table.append((f"R² of the speeds in {what}", words, "", "", ""))
-    gap = max(learner.gap for learner in learners)
+    ratio, gap = compare_steps(learners[0].actor, quick, seed)
+    gap = max(gap, *(learner.gap for learner in learners))
     table.append(("probabilities, streamed and recorded", f"{gap:.0e} apart", "", "", ""))
     best, others = means[f"{WITH}, greedy"], [means[f"{WITHOUT}, {how}"] for how in HOW]
     paths = {
         name: follow(run.learner.chooser(1), Carts(1, np.random.default_rng([seed, 4]), LIMIT))
         for name, run in runs.items()
     }
-    ratio = compare_steps(learners[0].actor, quick, seed)
     line = (
         f"{best:.1f} of {LIMIT} steps in {EPISODES} new episodes, without memory "
         f"{max(others):.1f}, at random {means['at random']:.1f}; {runs[WITH].rate / 1000:,.0f} "
-        f"thousand steps of rows a second while it learnt, a stream's step of {ROWS} rows in "
+        f"thousand steps of carts a second while it plays, a stream's step of {ROWS} rows in "
         f"{1e6 * ratio.ours:.1f} µs, {ROWS} steps of one row in {ratio} times that"
     )
     right = judge(best, max(others), gap, quick)

@@ -9,6 +9,7 @@ import pytest
 import carts
 import fastrnn
 import policy
+from problems import BACKENDS
 
 
 def test_the_program_is_content(run_example):
@@ -111,12 +112,16 @@ def test_who_sees_the_speeds_balances():
     assert carts.lengths(lambda some: carts.GAINS @ some.state > 0, balancing).min() == 1000
 
 
-@pytest.fixture(scope="module")
-def played():
-    """A learner after its second rollout, which began in the midst of episodes."""
+def play_twice():
+    """Return a learner and its second rollout, which began in the midst of episodes."""
     learner = policy.Learner(seed=5)
     learner.learn(learner.play())
     return learner, learner.play()
+
+
+@pytest.fixture(scope="module")
+def played():
+    return play_twice()
 
 
 def test_resets_are_where_episodes_begin(played):
@@ -131,9 +136,12 @@ def test_resets_are_where_episodes_begin(played):
     assert moved[~ended].max() < 0.5
 
 
-def test_what_is_streamed_is_what_is_recorded(played):
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "numpy"])
+def test_what_is_streamed_is_what_is_recorded(monkeypatch, backend):
     """The GRU to the bit, row resets and the state at the start included; the head is rounded."""
-    learner, rollout = played
+    monkeypatch.setenv("FASTRNN_BACKEND", backend)
+    assert fastrnn.info()["backend"] == backend
+    learner, rollout = play_twice()
     x, reset = rollout.x[:-1], rollout.reset[:-1]
     assert np.abs(rollout.state[0]).max(axis=-1).min() > 0
     gru = learner.scores.layers[0]
