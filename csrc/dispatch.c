@@ -9,19 +9,20 @@
 static const struct {
     const char *name;
     unsigned needs; /* features of the processor */
+    int bytes;      /* of a vector */
     const kernels *f32, *f64;
 } ISAS[] = {
 #if defined(__aarch64__)
-    {"neon", 0, &fastrnn_neon_f32, &fastrnn_neon_f64},
+    {"neon", 0, 16, &fastrnn_neon_f32, &fastrnn_neon_f64},
 #else
-    {"baseline", 0, &fastrnn_baseline_f32, &fastrnn_baseline_f64},
+    {"baseline", 0, 16, &fastrnn_baseline_f32, &fastrnn_baseline_f64},
 #endif
 #if defined(__x86_64__)
-    {"avx2", FASTRNN_AVX2 | FASTRNN_FMA | FASTRNN_F16C, &fastrnn_avx2_f32, &fastrnn_avx2_f64},
+    {"avx2", FASTRNN_AVX2 | FASTRNN_FMA | FASTRNN_F16C, 32, &fastrnn_avx2_f32, &fastrnn_avx2_f64},
     {"avx512",
      FASTRNN_AVX2 | FASTRNN_FMA | FASTRNN_F16C | FASTRNN_AVX512F | FASTRNN_AVX512VL |
          FASTRNN_AVX512DQ | FASTRNN_AVX512BW,
-     &fastrnn_avx512_f32, &fastrnn_avx512_f64},
+     64, &fastrnn_avx512_f32, &fastrnn_avx512_f64},
 #endif
 };
 enum { ISA_COUNT = sizeof(ISAS) / sizeof(ISAS[0]) };
@@ -33,6 +34,7 @@ static unsigned features(void)
     unsigned found = 0;
 #if defined(__x86_64__)
     unsigned a, b, c, d;
+    __builtin_cpu_init(); /* which some linkers leave to us */
     found |= __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C ? FASTRNN_F16C : 0;
     found |= __builtin_cpu_supports("avx2") ? FASTRNN_AVX2 : 0;
     found |= __builtin_cpu_supports("fma") ? FASTRNN_FMA : 0;
@@ -84,6 +86,14 @@ void fastrnn_set_isa(int isa)
 const kernels *fastrnn_kernels(int real_bytes)
 {
     int isa = fastrnn_isa();
+    return real_bytes == 4 ? ISAS[isa].f32 : ISAS[isa].f64;
+}
+
+const kernels *fastrnn_stream_kernels(int real_bytes, int64_t units)
+{
+    int isa = fastrnn_isa();
+    while (isa > 0 && ISAS[isa - 1].needs & FASTRNN_FMA && units * real_bytes <= ISAS[isa - 1].bytes)
+        isa--;
     return real_bytes == 4 ? ISAS[isa].f32 : ISAS[isa].f64;
 }
 
