@@ -38,7 +38,7 @@ test: .venv/.test ## every test but those against torch, ONNX Runtime and Keras;
 test-peers: .venv-peers/.peers ## the tests against torch, ONNX Runtime and Keras (a large download)
 	@.venv-peers/bin/python -m pytest tests/peers fastrnn/torch fastrnn/keras $(ARGS)
 
-test-examples: .venv/.examples ## the examples: published networks, downloaded on first use (20 MB)
+test-examples: .venv/.examples ## the examples: published networks, downloaded on first use (40 MB)
 	@.venv/bin/python -m pytest tests/examples $(ARGS)
 
 # $(call server,name,compiler,flags) builds the kernels as a program of their own, in build/<name>.

@@ -80,6 +80,11 @@ PACKAGES = {
         "reactionrnn-0.1.tar.gz",
         "1a192ede4c68d18cdf3cfad7830e2772337a5bfc5a7b66d096f63dbcd04c7f06",
     ),
+    "scikit-multiflow": Package(  # BSD-3-Clause
+        "0.4.1",
+        "scikit-multiflow-0.4.1.tar.gz",
+        "ed4f791107cb7f789f0bb0620c50e743a4d397905146a4d06c62eb98607aa101",
+    ),
     "silero-vad": Package(  # MIT
         "6.2.3",
         "silero_vad-6.2.3-py3-none-any.whl",
@@ -245,7 +250,8 @@ def _pip(name: str, row: Package, place: Path) -> list[str]:
     setuptools = place / "inert" / "setuptools"
     setuptools.mkdir(parents=True)
     (setuptools / "__init__.py").touch()
-    backend = INERT.format(name=name, version=row.version)
+    # A hyphen would end the name in that of a folder of metadata.
+    backend = INERT.format(name=name.replace("-", "_"), version=row.version)
     (setuptools / "build_meta.py").write_text(backend, "utf-8")
     return [*command, "--no-binary=:all:", "--no-build-isolation", "--use-pep517"]
 

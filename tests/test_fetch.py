@@ -190,13 +190,13 @@ def test_a_file_is_copied_and_mended_and_nothing_else_is_written(cache, monkeypa
     assert found == {"thing.whl", "thing.whl.files", "b.txt"}
 
 
-def sdist(folder: Path, trap: Path) -> bytes:
+def sdist(folder: Path, trap: Path, name: str = "thing") -> bytes:
     """Make a source distribution whose setup.py leaves a trace."""
-    code = f"open({str(trap)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='thing')\n"
-    info = b"Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n"
-    rows = ("setup.py", code.encode()), ("PKG-INFO", info), ("b.txt", CONTENT)
-    data = gzip.compress(tarred(*((f"thing-1.0/{name}", data) for name, data in rows)))
-    (folder / "thing-1.0.tar.gz").write_bytes(data)
+    code = f"open({str(trap)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name={name!r})\n"
+    info = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    rows = ("setup.py", code.encode()), ("PKG-INFO", info.encode()), ("b.txt", CONTENT)
+    data = gzip.compress(tarred(*((f"{name}-1.0/{path}", data) for path, data in rows)))
+    (folder / f"{name}-1.0.tar.gz").write_bytes(data)
     return data
 
 
@@ -213,6 +213,15 @@ def test_a_source_distribution_is_downloaded_and_not_run(cache, tmp_path, monkey
     assert [path.name for path in cache.iterdir()] == ["thing-1.0.tar.gz"]
     (tmp_path / "thing-1.0.tar.gz").unlink()
     assert fetch.read("thing", "thing-1.0/b.txt") == CONTENT  # kept
+
+
+@pytest.mark.parametrize("name", ["two-words", "two_words", "two.words"])
+def test_a_source_distribution_may_have_a_name_of_two_words(cache, tmp_path, monkeypatch, name):
+    trap = tmp_path / "trap"
+    pin(monkeypatch, f"{name}-1.0.tar.gz", sdist(tmp_path, trap, name), name)
+    no_network(monkeypatch, tmp_path)
+    assert fetch.read(name, f"{name}-1.0/b.txt") == CONTENT
+    assert not trap.exists()
 
 
 def wheel(folder: Path, filename: str) -> bytes:
