@@ -130,10 +130,14 @@ class Stream:
         precision.round_weights(taken, self.weight_dtype)
         return taken
 
-    def _prepare(self, like: _Engine | None = None) -> None:
-        """Make the engine, and set up what a step needs besides."""
+    def _start(self, like: _Engine | None = None) -> None:
+        """Make the engine of the parameters that have been taken."""
         self._engine = _engine(self._model, self.batch, self.weight_dtype, like)
         self._quick = self._engine.quick
+
+    def _prepare(self, like: _Engine | None = None) -> None:
+        """Make the engine, and set up what a step needs besides."""
+        self._start(like)
         self._dtype = states.recurrent_layers(self._model)[0].dtype
         self.input, self.output = states.inputs(self._model, self.batch), None
         if self.input is not None:
@@ -251,7 +255,7 @@ class Stream:
     def refresh(self) -> None:
         """Take the parameters that the model has now; the state is kept."""
         state, self._model = self._engine.read(), self._taken(self._source)
-        self._prepare()
+        self._start()
         self._engine.write(state)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -202,8 +202,10 @@ def test_a_stream_keeps_the_parameters_that_it_was_made_of() -> None:
         parameter += 1
         assert "refresh() takes the new" in repr(stream), name
     near(stream.push(x), before)
-    state = stream.state
+    state, buffers = stream.state, (stream.input, stream.output)
     stream.refresh()
+    assert stream.input is buffers[0]  # callers may hold them
+    assert stream.output is buffers[1]
     assert repr(stream) == f"Stream({model!r}, batch=1)"
     same(stream.state, state)
     stream.reset()
