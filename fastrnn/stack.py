@@ -87,22 +87,31 @@ class Stack:
     dropout: float = 0.0
     generator: np.random.Generator | None = None
     state_names: tuple[str, ...] | None = None  # what the caller calls the initial states
+    kernels: dispatch.Kernels = field(init=False)
+    parts: tuple[Weights, ...] = field(init=False)  # one a layer and direction
+    names: tuple[str, ...] = field(init=False)  # of the arrays in them
     widths: tuple[int, ...] = field(init=False)  # of the states: R, and H for the cell state
 
     def __post_init__(self) -> None:
-        """Read the widths off the first weights."""
-        hh = next(iter(self.weights.values())).hh
+        """Choose the backend, and read off the weights what all passes need."""
+        self.kernels = dispatch.select(self.backend, self.cell.name)
+        self.parts = tuple(self.weights.values())
+        self.names = tuple(
+            name + suffix
+            for suffix, arrays in self.weights.items()
+            for name, array in zip(PARAMETERS, arrays, strict=True)
+            if array is not None
+        )
+        hh = self.parts[0].hh
         self.widths = (hh.shape[1], len(hh) // len(self.cell.gates))[: len(self.cell.states)]
 
     def infer(
         self, x: object, state: object, lengths: object, reset: object, reset_state: object
     ) -> tuple[Array, Any]:
         """Return output and final state, recording nothing."""
-        kernels = dispatch.select(self.backend, self.cell.name)
-        inputs = self._read(kernels, x, state, lengths, reset, reset_state)
-        steps = self._forward(kernels, inputs, record=False)
-        output = self._sequence_out(_joined(steps[-1]), inputs)
-        return output, self._state_out([ws.state for _, ws in _flat(steps)], inputs)
+        inputs = self._read(x, state, lengths, reset, reset_state)
+        steps, output = self._forward(inputs, record=False)
+        return self._sequence_out(output, inputs), self._state_out(_finals(steps), inputs)
 
     def record(
         self, x: object, state: object, lengths: object, reset: object, reset_state: object
@@ -118,27 +127,20 @@ class Stack:
         self, x: object, state: object, lengths: object, reset: object, reset_state: object
     ) -> Trace:
         """Run a recorded pass; return what its tape is made of."""
-        kernels = dispatch.select(self.backend, self.cell.name)
-        inputs = self._read(kernels, x, state, lengths, reset, reset_state)
-        steps = self._forward(kernels, inputs, record=True)
-        output = self._sequence_out(_joined(steps[-1]), inputs)
-        finals = [ws.state for _, ws in _flat(steps)]
+        inputs = self._read(x, state, lengths, reset, reset_state)
+        steps, output = self._forward(inputs, record=True)
+        output = self._sequence_out(output, inputs)
         cell_states = None
-        if len(self.cell.states) > 1:
+        if len(self.widths) > 1:
             cells: list[Any] = [ws.cells for _, ws in steps[-1].calls]
             cell_states = self._sequence_out(_side_by_side(cells), inputs)
         shape = output.shape
 
         def pullback(d_output: object, d_state: object) -> Run:
-            return partial(
-                self._backward,
-                kernels,
-                inputs,
-                steps,
-                *self._gradients_in(d_output, d_state, shape, inputs),
-            )
+            d_y, d_finals = self._gradients_in(d_output, d_state, shape, inputs)
+            return partial(self._backward, inputs, steps, d_y, d_finals)
 
-        return Trace(output, self._state_out(finals, inputs), pullback, cell_states)
+        return Trace(output, self._state_out(_finals(steps), inputs), pullback, cell_states)
 
     def unroll(
         self,
@@ -154,8 +156,7 @@ class Stack:
 
         Of more rows than `most_rows` so many are taken, evenly spread.
         """
-        kernels = dispatch.select(self.backend, self.cell.name)
-        inputs = self._read(kernels, x, state, lengths, reset, None)
+        inputs = self._read(x, state, lengths, reset, None)
         T, B, _ = inputs.x.shape
         output = np.broadcast_to(np.float64(0), (T, B, self.directions * self.widths[0]))
         shape = self._sequence_out(output, inputs).shape
@@ -165,7 +166,7 @@ class Stack:
             d_y = None if d_y is None else np.ascontiguousarray(d_y[:, rows])
             d_finals = [tuple(array[rows] for array in final) for final in d_finals]
             inputs = inputs.take(rows)
-        return self._forward(kernels, inputs, record=True), d_y, d_finals
+        return self._forward(inputs, record=True)[0], d_y, d_finals
 
     def _gradients_in(
         self, d_output: object, d_state: object, shape: tuple[int, ...], inputs: Inputs
@@ -179,20 +180,19 @@ class Stack:
 
     def _read(
         self,
-        kernels: dispatch.Kernels,
         x: object,
         state: object,
         lengths: object,
         reset: object,
         reset_state: object,
     ) -> Inputs:
-        first = next(iter(self.weights.values()))
-        found = validation.floating("x", x, first.ih.dtype)
+        ih = self.parts[0].ih
+        found = validation.floating("x", x, ih.dtype)
         batched = found.ndim != 2
         axes: tuple[str, ...] = (
             (("B", "T") if self.batch_first else ("T", "B")) if batched else ("T",)
         )
-        validation.shape("x", found, *axes, ("I", first.ih.shape[1]))
+        validation.shape("x", found, *axes, ("I", ih.shape[1]))
         mask = None
         if reset is not None:
             mask = validation.reset(reset, *zip(axes, found.shape, strict=False))
@@ -200,7 +200,7 @@ class Stack:
         if lengths is not None:
             T, B, _ = found.shape
             lengths = validation.lengths(lengths, T, B, batched=batched)
-            if not getattr(kernels, "SKIPS_PADDING", False):
+            if not getattr(self.kernels, "SKIPS_PADDING", False):
                 found = workspace.without_padding(found, lengths)
         states = self._states_in("state", state, found, batched, self.state_names)
         reset_states: list[State] = [()] * len(states)
@@ -220,7 +220,7 @@ class Stack:
         names: tuple[str, ...] | None = None,
     ) -> list[State]:
         """Check a state and split it, one tuple a layer and direction; None stands for zeros."""
-        B, n = x.shape[1], len(self.weights)
+        B, n = x.shape[1], len(self.parts)
         if value is None:
             return [tuple([np.zeros((B, width), x.dtype) for width in self.widths])] * n
         if names is not None and len(names) == 1:
@@ -259,10 +259,10 @@ class Stack:
             return array[:, 0, :]
         return array.swapaxes(0, 1) if self.batch_first else array[...]
 
-    def _forward(self, kernels: dispatch.Kernels, inputs: Inputs, *, record: bool) -> list[Step]:
+    def _forward(self, inputs: Inputs, *, record: bool) -> tuple[list[Step], Array]:
+        """Run all layers; return what they read and wrote, and the output of the last."""
         x, steps = inputs.x, []
-        weights = list(self.weights.values())
-        for first in range(0, len(weights), self.directions):
+        for first in range(0, len(self.parts), self.directions):
             mask = None
             if first and record and self.dropout and self.generator is not None:
                 mask = dropout_mask(x, self.dropout, self.generator)
@@ -273,21 +273,20 @@ class Stack:
                     cell=self.cell,
                     options=self.options,
                     x=x,
-                    weights=weights[n],
+                    weights=self.parts[n],
                     state=inputs.states[n],
                     reset_state=inputs.reset_states[n],
                     lengths=inputs.lengths,
                     reset=inputs.reset,
                     reverse=self.reverse or n > first,
                 )
-                calls.append((call, _run(kernels, call, record=record)))
+                calls.append((call, _run(self.kernels, call, record=record)))
             steps.append(Step(calls, mask))
-            x = _joined(steps[-1])
-        return steps
+            x = _side_by_side([ws.output for _, ws in calls])
+        return steps, x
 
     def _backward(
         self,
-        kernels: dispatch.Kernels,
         inputs: Inputs,
         steps: list[Step],
         d_y: Array | None,
@@ -296,31 +295,30 @@ class Stack:
     ) -> Gradients:
         done: list[Backward] = []  # from the last layer and direction to the first
         if d_y is None:
-            d_y = np.zeros_like(_joined(steps[-1]))
+            T, B, _ = inputs.x.shape
+            d_y = np.zeros((T, B, self.directions * self.widths[0]), inputs.x.dtype)
         for step in reversed(steps):
-            shares = []
-            parts = [d_y] if self.directions == 1 else np.split(d_y, self.directions, axis=2)
-            for (call, tape), part in zip(reversed(step.calls), reversed(parts), strict=True):
-                d_final = d_finals[len(self.weights) - 1 - len(done)]
-                part = np.ascontiguousarray(part)
-                done.append(_run_backward(kernels, call, tape, part, d_final, retain=retain))
-                shares.append(done[-1].x)
+            shares, parts = [], [d_y]
+            if self.directions > 1:
+                parts = list(map(np.ascontiguousarray, np.split(d_y, self.directions, axis=2)))
+            for call, tape in reversed(step.calls):
+                d_final = d_finals[len(d_finals) - 1 - len(done)]
+                ws = _run_backward(self.kernels, call, tape, parts.pop(), d_final, retain=retain)
+                done.append(ws)
+                shares.append(ws.x)
             d_y = shares[0] if len(shares) == 1 else _plus(*shares)
             if step.dropout is not None:
                 d_y = _times(d_y, step.dropout)
         done.reverse()
+        arrays = [array for ws in done for array in ws.weights if array is not None]
+        reset_state = None
+        if inputs.reset_given:
+            reset_state = self._state_out([ws.reset_state for ws in done], inputs)
         return Gradients(
-            input=self._sequence_out(d_y, inputs),
-            state=self._state_out([grads.state for grads in done], inputs),
-            parameters={
-                name + suffix: gradient
-                for suffix, grads in zip(self.weights, done, strict=True)
-                for name, gradient in zip(PARAMETERS, grads.weights, strict=True)
-                if gradient is not None
-            },
-            reset_state=self._state_out([grads.reset_state for grads in done], inputs)
-            if inputs.reset_given
-            else None,
+            self._sequence_out(d_y, inputs),
+            self._state_out([ws.state for ws in done], inputs),
+            dict(zip(self.names, arrays, strict=True)),
+            reset_state,
         )
 
 
@@ -441,12 +439,8 @@ def _plus(a: Array, b: Array) -> Array:
     return a + b
 
 
-def _flat(steps: list[Step]) -> list[tuple[Call, Forward]]:
-    return [pair for step in steps for pair in step.calls]
-
-
-def _joined(step: Step) -> Array:
-    return _side_by_side([ws.output for _, ws in step.calls])
+def _finals(steps: list[Step]) -> list[State]:
+    return [ws.state for step in steps for _, ws in step.calls]
 
 
 def _side_by_side(arrays: list[Array]) -> Array:

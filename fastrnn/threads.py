@@ -13,7 +13,13 @@ from pathlib import Path
 from . import validation
 
 _number: int | None = None
-_limit = threading.local()  # its `number`, if any, is that of `at_most`
+
+
+class _Limit(threading.local):
+    number: int | None = None  # that of `at_most`; asked for in every call, it should be there
+
+
+_limit = _Limit()
 
 
 def set_num_threads(n: int) -> None:
@@ -34,14 +40,14 @@ def num_threads() -> int:
     process may use. The last two are found out when they are first needed.
     """
     number = _default() if _number is None else _number
-    limit: int | None = getattr(_limit, "number", None)
+    limit = _limit.number
     return number if limit is None or number < limit else limit
 
 
 @contextlib.contextmanager
 def at_most(n: int) -> Iterator[None]:
     """Let calls of this thread use no more than n threads, while the context lasts."""
-    before = getattr(_limit, "number", None)
+    before = _limit.number
     _limit.number = n if before is None else min(n, before)
     try:
         yield

@@ -203,10 +203,10 @@ def shape(name: str, value: Array, *dimensions: str | int | tuple[str, int]) -> 
     if found == dimensions:
         return value
     if len(found) == len(dimensions):
-        for size, dimension in zip(found, dimensions, strict=True):
+        for n, dimension in enumerate(dimensions):
             if type(dimension) is str:
                 continue
-            if size != (dimension[1] if type(dimension) is tuple else dimension):
+            if found[n] != (dimension[1] if type(dimension) is tuple else dimension):
                 break
         else:
             return value
