@@ -161,10 +161,10 @@ def _backward_and_gradients(
 
 def run(ws: Any, cut: Plan) -> None:
     """Run all steps backward and fill the gradients, returning to Python now and then."""
-    T, _, I, GH, *_ = f = ws.frame
-    dtype = f.x.dtype
-    width = GH + 16  # the longest row that is copied of each factor
-    size = BLOCK * (width + max(I, *f.widths) + PANEL_BYTES // dtype.itemsize)
+    f = ws.frame
+    T, dtype = f.T, f.x.dtype
+    width = f.GH + 16  # the longest row that is copied of each factor
+    size = BLOCK * (width + max(f.I, *f.widths) + PANEL_BYTES // dtype.itemsize)
     for first in range(0, T, cut.chunk):
         last = min(T, first + cut.chunk)
         if cut.alone:
