@@ -71,6 +71,10 @@ FASTRNN_API int fastrnn_infer(int cell, int hard_gates, int form, int threads, u
                               uintptr_t b_ih, uintptr_t b_hh, uintptr_t output, uintptr_t h_n,
                               uintptr_t c_n);
 
+/* In place of its arrays a pass, or with `backward` a backward one, has the addresses of their Python
+ * objects, None or 0 for null: put those of their numbers there. Only where arrays are known. */
+FASTRNN_API void fastrnn_find_arrays(void *pass, int backward);
+
 /* Run a whole pass, forward or backward, that lacks nothing but its scratch, given as the bytes of its
  * struct: return 1, or -1 if there is no memory. Its arrays are checked and not empty, and those of
  * the output and of h_n may be one if there is one step. Ctrl-C has to wait: it should have no more

@@ -7,6 +7,7 @@
  * elsewhere, and for everything that is not the plain case, the answer is "not here", and the way
  * through validation.py is taken. Nothing is written before everything is checked.
  */
+#include <stddef.h>
 #include <stdlib.h>
 
 #include "kernels.h"
@@ -55,6 +56,25 @@ static void *plain(uintptr_t object, uintptr_t dtype, int layers, int64_t rows, 
         (rows && a->shape[dimensions - 2] != rows) || (layers && a->shape[0] != 1))
         return NULL;
     return a->data;
+}
+
+/* Replace the pointers that begin at `first` and end before `last`. */
+static void find(char *first, const char *last)
+{
+    for (; first < last; first += sizeof(void *)) {
+        uintptr_t object;
+        memcpy(&object, first, sizeof object);
+        void *data = object && object != known.none ? ((const array *)object)->data : NULL;
+        memcpy(first, &data, sizeof data);
+    }
+}
+
+void fastrnn_find_arrays(void *pass, int backward)
+{
+    char *p = pass;
+    find(p + offsetof(fastrnn_pass, lengths), p + offsetof(fastrnn_pass, scratch));
+    if (backward)
+        find(p + sizeof(fastrnn_pass), p + sizeof(fastrnn_backward_pass));
 }
 
 /* Run a pass that lacks nothing but its scratch, and maybe its output. */

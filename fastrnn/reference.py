@@ -14,6 +14,7 @@ window and is left to the loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,8 @@ Records = dict[str, Array]
 Factors = tuple[Array, Array]  # (B, rows) and (B, columns): of a gradient, their product a.T @ b
 
 
-class StepGradients(NamedTuple):
+@dataclass(slots=True)  # which is made in half the time of a named tuple
+class StepGradients:
     """What a backward step returns."""
 
     a: Array  # (B, G*H)

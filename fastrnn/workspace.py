@@ -211,10 +211,10 @@ def forward(call: Call, *, record: bool) -> Forward:
 
 def backward(call: Call) -> Backward:
     """Allocate what the backward pass of `call` writes."""
-    weights = [None if w is None else empty(w.shape, w.dtype) for w in call.weights]
+    x, dtype = call.x, call.x.dtype
     return Backward(
-        x=empty(call.x.shape, call.x.dtype),
-        weights=Weights(*weights),  # type: ignore[arg-type]
+        x=empty(x.shape, dtype),
+        weights=Weights._make([None if w is None else empty(w.shape, dtype) for w in call.weights]),
         state=_like(call.state),
         reset_state=() if call.reset is None else _like(call.state),
     )

@@ -107,6 +107,14 @@ def test_windows_are_the_whole(variant: Variant) -> None:
     np.testing.assert_array_equal(layer.record(x).output, layer(x)[0])
 
 
+@variants
+def test_other_pythons_give_addresses(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where C cannot read arrays by their ids, the results are the same."""
+    known = solve(variant, Sizes(5, 3, 4, 6), "float32", 1)
+    monkeypatch.setattr(c_backend, "_number", c_backend._address)
+    assert_same_bits(solve(variant, Sizes(5, 3, 4, 6), "float32", 1), known)
+
+
 # -- products -------------------------------------------------------------------------------------
 
 

@@ -13,12 +13,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..validation import Array
-from ..workspace import Backward, Call, empty
+from ..workspace import Backward, empty
 from . import sequence
-from ._jit import jit
+from ._jit import inlined, jit
 from .float_state import restore_float_state, set_float_state
 from .pool import parallel
-from .product import PANEL_BYTES, ROWS, constant, located, product, writable
+from .product import PANEL_BYTES, ROWS, located, product
 from .sequence import BLOCK, Plan, copy
 
 SHORT_ROW = 512  # bytes: a block of rows of this length fits into the L1 cache
@@ -38,32 +38,35 @@ class WeightGradient(NamedTuple):
     N: int
 
 
-def weight_gradient(
-    d: tuple[Array, int, int],
-    operand: Array,
-    out: Array,
-    bias: Array | None,
-    *,
-    reused: bool = False,
-) -> WeightGradient:
-    """Describe a gradient; `d` is a flat array, the first column's place, and a row's length."""
-    M, N = out.shape
-    sums = constant(0, 0, out.dtype) if bias is None else bias
-    return WeightGradient(*d, reused, writable(operand).reshape(-1), out, sums, M, N)
+class Span(NamedTuple):
+    """Steps whose gradients are added at once, and which part of the gradients' rows."""
+
+    fresh: bool  # whether they are the first: what is in the gradients is not read
+    t: int  # the earliest
+    since: int  # steps from the first that a reused d_a holds
+    steps: int
+    part: int
+    parts: int
+    copies: Array  # scratch for long rows
+    width: int  # of those of d_product in it
+    zeros: Array  # as in BackwardFrame; the frame itself is too long to be handed from call to call
+    B: int
 
 
-def shared_gradients(
-    call: Call, d_a: Array, h: Array, ws: Backward, *, reused: bool = False
-) -> tuple[WeightGradient, WeightGradient]:
-    """Describe the gradients where d_a (·, B, G*H) is that of both products, and so of both biases.
+def add_gradients(ws: Any, at: Any) -> None:
+    """Add what the steps of a `Span` contribute to the gradients of the weights."""
+
+
+@inlined
+def add_shared(f: Any, at: Any) -> None:
+    """Add them where d_a (·, B, G*H) is that of both products, and so of both biases.
 
     `share_bias` is to follow when they are taken.
     """
-    w, columns = ws.weights, (d_a.reshape(-1), 0, len(ws.weights.ih))
-    return (
-        weight_gradient(columns, call.x, w.ih, w.b_ih, reused=reused),
-        weight_gradient(columns, h, w.hh, None, reused=reused),
-    )
+    d_a, x, h = f.d_a.reshape(f.d_a.size), f.x.reshape(f.x.size), f.h.reshape(f.h.size)
+    R, nothing = f.widths[0], f.zeros[:0]
+    add(WeightGradient(d_a, 0, f.GH, f.reused, x, f.d_w_ih, f.d_b_ih, f.GH, f.I), at)
+    add(WeightGradient(d_a, 0, f.GH, f.reused, h, f.d_w_hh, nothing, f.GH, R), at)
 
 
 def share_bias(ws: Backward) -> None:
@@ -73,12 +76,19 @@ def share_bias(ws: Backward) -> None:
 
 
 @jit
-def _add(g: Any, fresh: bool, row: int, d: int, K: int, m0: int, m1: int, scratch: Any) -> None:
-    """Add to rows m0 ... m1 - 1 of a gradient what K rows contribute, from `row` and `d` on.
+def add(g: Any, at: Any) -> None:
+    """Add what the steps of a `Span` contribute to a part of a gradient."""
+    units = -(-g.M // ROWS)
+    m0, m1 = units * at.part // at.parts * ROWS, min(g.M, units * (at.part + 1) // at.parts * ROWS)
+    d = g.d_first + (at.since if g.reused else at.t) * at.B * g.d_step
+    if m0 < m1:
+        _add(g, at, at.t * at.B, d, at.steps * at.B, m0, m1)
 
-    `fresh` says that these are the first: what is in the gradient is not read.
-    """
-    one, zeros, copies, left_step = scratch
+
+@jit
+def _add(g: Any, at: Any, row: int, d: int, K: int, m0: int, m1: int) -> None:
+    """Add to rows m0 ... m1 - 1 of a gradient what K rows contribute, from `row` and `d` on."""
+    copies, left_step, zeros = at.copies, at.width, at.zeros
     right = BLOCK * left_step  # where in the copies those of the operand begin
     panel = PANEL_BYTES // copies.itemsize
     short = SHORT_ROW // copies.itemsize
@@ -88,7 +98,7 @@ def _add(g: Any, fresh: bool, row: int, d: int, K: int, m0: int, m1: int, scratc
         located((g.bias, m0, M)),
         located((zeros, 0, 0)),
     )
-    start, bias_start = nothing if fresh else out, nothing if fresh else bias
+    start, bias_start = nothing if at.fresh else out, nothing if at.fresh else bias
     for k in range(0, K, BLOCK):
         n = min(BLOCK, K - k)
         first = d + k * g.d_step + m0
@@ -108,68 +118,61 @@ def _add(g: Any, fresh: bool, row: int, d: int, K: int, m0: int, m1: int, scratc
                     copy((g.operand, copies), places, min(panel, N - j))
         product(start, a, w, out, M, n, N)
         if g.bias.size:  # a product with ones
-            product(bias_start, (one, 0, 0, 0), (g.d, first, g.d_step, panel), bias, 1, n, M)
+            one, columns = (zeros, zeros.size - 1, 0, 0), (g.d, first, g.d_step, panel)
+            product(bias_start, one, columns, bias, 1, n, M)
         start, bias_start = out, bias
 
 
 @jit
 def take(
-    f: Any, gradients: Any, first: int, last: int, span: int, part: int, parts: int, scratch: Any
+    ws: Any, first: int, last: int, span: int, part: int, parts: int, copies: Any, width: int
 ) -> None:
     """Take a part of the gradients of steps first ... last - 1, counted as the loop counts them."""
     before = set_float_state()
-    _take(f, gradients, first, last, span, part, parts, scratch)
+    _take(ws, first, last, span, part, parts, copies, width)
     restore_float_state(before)
 
 
-@jit
+@inlined
 def _take(
-    f: Any, gradients: Any, first: int, last: int, span: int, part: int, parts: int, scratch: Any
+    ws: Any, first: int, last: int, span: int, part: int, parts: int, copies: Any, width: int
 ) -> None:
+    f = ws.frame
     earliest = first if f.reverse else f.T - last
     for s in range(first, last, span):
         steps = min(span, last - s)
         t = s if f.reverse else f.T - s - steps
-        for number in range(len(gradients)):
-            g = gradients[number]
-            units = -(-g.M // ROWS)
-            m0, m1 = units * part // parts * ROWS, min(g.M, units * (part + 1) // parts * ROWS)
-            d = g.d_first + (t - earliest if g.reused else t) * f.B * g.d_step
-            if m0 < m1:
-                _add(g, s == 0, t * f.B, d, steps * f.B, m0, m1, scratch)
+        rows = (part, parts, copies, width, f.zeros, f.B)
+        add_gradients(ws, Span(s == 0, t, t - earliest, steps, *rows))
 
 
 @jit
 def _backward_and_gradients(
-    ws: Any, gradients: Any, first: int, last: int, span: int, scratch: Any
+    ws: Any, first: int, last: int, span: int, copies: Any, width: int
 ) -> None:
     """Run the loop over steps first ... last - 1, with the gradients behind it span by span."""
     before = set_float_state()
-    f = ws.frame
     for s in range(first, last, span):
         end = min(last, s + span)
-        sequence.steps_backward(ws, s, end, 0, f.B)
-        _take(f, gradients, s, end, span, 0, 1, scratch)
+        sequence.steps_backward(ws, s, end, 0, ws.frame.B)
+        _take(ws, s, end, span, 0, 1, copies, width)
     restore_float_state(before)
 
 
-def run(ws: Any, gradients: tuple[WeightGradient, ...], call: Call, cut: Plan) -> None:
+def run(ws: Any, cut: Plan) -> None:
     """Run all steps backward and fill the gradients, returning to Python now and then."""
-    T, dtype = len(call.x), call.x.dtype
-    width = len(call.weights.ih) + 16  # the longest row that is copied of each factor
-    longest = max(call.x.shape[2], call.hidden_size) + PANEL_BYTES // dtype.itemsize
-    numbers = constant(1, 1, dtype), ws.frame.zeros
-    sizes = (BLOCK * (width + longest),), dtype
+    f = ws.frame
+    T, dtype = f.T, f.x.dtype
+    width = f.GH + 16  # the longest row that is copied of each factor
+    size = BLOCK * (width + max(f.I, *f.widths) + PANEL_BYTES // dtype.itemsize)
     for first in range(0, T, cut.chunk):
         last = min(T, first + cut.chunk)
         if cut.alone:
-            scratch = (*numbers, empty(*sizes), width)
-            _backward_and_gradients(ws, gradients, first, last, cut.span, scratch)
+            _backward_and_gradients(ws, first, last, cut.span, empty((size,), dtype), width)
             continue
         parallel(partial(sequence.backward, ws, first, last), cut.rows)
 
         def part(number: int, parts: int, first: int = first, last: int = last) -> None:
-            scratch = (*numbers, empty(*sizes), width)
-            take(ws.frame, gradients, first, last, cut.span, number, parts, scratch)
+            take(ws, first, last, cut.span, number, parts, empty((size,), dtype), width)
 
         parallel(part, [(number, cut.parts) for number in range(cut.parts)])

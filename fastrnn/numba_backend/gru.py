@@ -11,7 +11,8 @@ from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
 from .activations import GATES, Gate
-from .product import Packed, constant, packed, packed_pair, product, writable
+from .gradients import WeightGradient
+from .product import Place, pack, product
 from .sequence import BackwardFrame, ForwardFrame, input_share
 from .vectors import Lanes, Vec, pointwise
 
@@ -25,9 +26,9 @@ class GRUForward(NamedTuple):
     keep: int  # 1 if hidden_n keeps every step, 0 if it is one step's scratch
     hidden_n: Array  # (T or 1, B, H): W_hn h + b_hn, or W_hn (r h) + b_hn
     rh: Array  # (B, H): r h, scratch of the reset before the product
-    b_hn: Array  # (H,)
-    w_rz: Packed  # (H, 2H), from state to pre-activations
-    w_n: Packed  # (H, H)
+    b_hn: int  # where among the packed weights it is, (H,)
+    w_rz: Place  # (H, 2H), from state to pre-activations
+    w_n: Place  # (H, H)
 
 
 class GRUBackward(NamedTuple):
@@ -37,10 +38,12 @@ class GRUBackward(NamedTuple):
     reset_after: bool
     hard: bool
     hidden_n: Array  # (T, B, H): as recorded, then (reset after) its gradient
-    h: Array  # (T, B, H): the state that each step consumed
+    operand_n: Array  # (T, B, H): what W_hn was multiplied with
+    d_w_n: Array  # (H, H): W_hn's rows of the frame's d_w_hh
+    d_b_hh: Array  # (3H,), or empty
     d_rh: Array  # (B, H): scratch
-    w_rz: Packed  # (2H, H), from pre-activations to state
-    w_n: Packed  # (H, H)
+    w_rz: Place  # (2H, H), from pre-activations to state
+    w_n: Place  # (H, H)
 
 
 def _update(L: Lanes, z: Vec, n: Vec, h: Vec) -> Vec:
@@ -109,9 +112,10 @@ def gru_step(ws: Any, t: Any, b: Any, rows: Any, h: Any, fresh: Any) -> Any:
     state = (f.h_in, h + b * H, H, 1)
     hidden = t * f.B * H * ws.keep
     out = (ws.hidden_n, hidden + b * H, H)
-    product(pre, state, ws.w_rz, pre, rows, H, 2 * H)
+    w_n, b_hn = (f.packed, *ws.w_n), (f.packed, ws.b_hn, 0)
+    product(pre, state, (f.packed, *ws.w_rz), pre, rows, H, 2 * H)
     if ws.reset_after:
-        product((ws.b_hn, 0, 0), state, ws.w_n, out, rows, H, H)
+        product(b_hn, state, w_n, out, rows, H, H)
         arrays = (g, g, g, ws.hidden_n, f.h_in, f.h_out)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, h + row * H
@@ -120,7 +124,7 @@ def gru_step(ws: Any, t: Any, b: Any, rows: Any, h: Any, fresh: Any) -> Any:
         for row in range(b, b + rows):
             q, r = start + row * 3 * H, row * H
             gates_before((g, g, f.h_in, ws.rh), (q, q + H, h + r, r), H, ws.hard)
-        product((ws.b_hn, 0, 0), (ws.rh, b * H, H, 1), ws.w_n, out, rows, H, H)
+        product(b_hn, (ws.rh, b * H, H, 1), w_n, out, rows, H, H)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, h + row * H
             update_before((g, g, ws.hidden_n, f.h_in, f.h_out), (q + H, q + 2 * H, s, r, r), H)
@@ -132,28 +136,44 @@ def gru_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
     H = f.widths[0]
     g, d_h, d_consumed = f.d_a, f.d_new[0], f.d_consumed[0]
     start, hidden = t * f.B * 3 * H, t * f.B * H
-    out = (d_consumed, b * H, H)
+    out, w_n = (d_consumed, b * H, H), (f.packed, *ws.w_n)
     if ws.reset_after:
-        arrays = (g, g, g, ws.hidden_n, ws.h, d_h, f.d_output, d_consumed)
+        arrays = (g, g, g, ws.hidden_n, f.h, d_h, f.d_output, d_consumed)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
             gates_after_backward(arrays, (q, q + H, q + 2 * H, s, s, r, s, r), H, ws.hard)
-        product(out, (ws.hidden_n, hidden + b * H, H, 1), ws.w_n, out, rows, H, H)
+        product(out, (ws.hidden_n, hidden + b * H, H, 1), w_n, out, rows, H, H)
     else:
-        update = (g, g, ws.h, d_h, f.d_output, d_consumed)
+        update = (g, g, f.h, d_h, f.d_output, d_consumed)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
             update_before_backward(update, (q + H, q + 2 * H, s, r, s, r), H, ws.hard)
         d_rh = (ws.d_rh, b * H, H)
-        product((f.zeros, 0, 0), (g, d_a + 2 * H, 3 * H, 1), ws.w_n, d_rh, rows, H, H)
+        product((f.zeros, 0, 0), (g, d_a + 2 * H, 3 * H, 1), w_n, d_rh, rows, H, H)
         for row in range(b, b + rows):
             q, s, r = start + row * 3 * H, hidden + row * H, row * H
-            gates_before_backward((g, ws.h, ws.d_rh, d_consumed), (q, s, r, r), H, ws.hard)
-    product(out, (g, d_a, 3 * H, 1), ws.w_rz, out, rows, 2 * H, H)
+            gates_before_backward((g, f.h, ws.d_rh, d_consumed), (q, s, r, r), H, ws.hard)
+    product(out, (g, d_a, 3 * H, 1), (f.packed, *ws.w_rz), out, rows, 2 * H, H)
+
+
+def gru_gradients(ws: Any, at: Any) -> Any:
+    """Add to the gradients of the weights: W_ih, the rows of r and z of W_hh, and those of n."""
+    f = ws.frame
+    H, GH = f.widths[0], f.GH
+    d_a, x, h = f.d_a.reshape(f.d_a.size), f.x.reshape(f.x.size), f.h.reshape(f.h.size)
+    operand_n = ws.operand_n.reshape(ws.operand_n.size)
+    d_n, first, step = d_a, 2 * H, GH
+    if ws.reset_after:
+        d_n, first, step = ws.hidden_n.reshape(ws.hidden_n.size), 0, H
+    b_rz, b_n = ws.d_b_hh[: 2 * H], ws.d_b_hh[2 * H :]
+    gradients.add(WeightGradient(d_a, 0, GH, False, x, f.d_w_ih, f.d_b_ih, GH, f.I), at)
+    gradients.add(WeightGradient(d_a, 0, GH, False, h, f.d_w_hh, b_rz, 2 * H, H), at)
+    gradients.add(WeightGradient(d_n, first, step, False, operand_n, ws.d_w_n, b_n, H, H), at)
 
 
 sequence.steps_of(GRUForward, sequence.step, gru_step)
 sequence.steps_of(GRUBackward, sequence.step_backward, gru_step_backward)
+sequence.steps_of(GRUBackward, gradients.add_gradients, gru_gradients)
 
 
 def forward(call: Call, ws: Forward) -> None:
@@ -161,21 +181,23 @@ def forward(call: Call, ws: Forward) -> None:
     T, B, _ = call.x.shape
     w, H, dtype, record = call.weights, call.hidden_size, call.x.dtype, bool(ws.records)
     gates = ws.records["gates"] if record else empty((T, B, 3, H), dtype)
-    w_ih, w_rz, bias = sequence.prepared(call, w.hh[: 2 * H])
-    b_hn = constant(0, H, dtype)
-    if w.b_ih is not None and w.b_hh is not None:  # those of n stay apart: r comes in between
-        bias[2 * H :] = w.b_ih[2 * H :]
-        b_hn = w.b_hh[2 * H :]
+    weights = w.ih, w.hh[: 2 * H], w.hh[2 * H :]
+    packed, (w_ih, w_rz, w_n), bias = pack(
+        weights,
+        transpose=True,
+        biases=sequence.both_biases(w),
+        apart=H,  # those of n: r comes in between
+    )
     arrays = GRUForward(
-        frame=sequence.forward_frame(call, ws, gates, bias, w_ih),
+        sequence.forward_frame(call, ws, gates, packed, bias, w_ih),
         reset_after=call.options["reset_after"],
         hard=call.options["gate_activation"] == "hard_sigmoid",
         keep=int(record),
         hidden_n=ws.records["hidden_n"] if record else empty((1, B, H), dtype),
         rh=empty((B, H), dtype),
-        b_hn=writable(b_hn),
+        b_hn=bias + 3 * H,
         w_rz=w_rz,
-        w_n=packed(w.hh[2 * H :], transpose=True),
+        w_n=w_n,
     )
     sequence.run_forward(arrays, call)
 
@@ -183,29 +205,22 @@ def forward(call: Call, ws: Forward) -> None:
 @np.errstate(all="ignore")  # inf and NaN are results, not messages
 def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
     """Run it backward and fill `ws`."""
-    w, H, dtype = call.weights, call.hidden_size, call.x.dtype
-    after = call.options["reset_after"]
+    w, H, after = call.weights, call.hidden_size, call.options["reset_after"]
     (h,) = reference.consumed_states(call, tape)
     gates, hidden_n = tape.records["gates"], tape.records["hidden_n"]
-    operand_n = h if after else gates[:, :, 0] * h  # before the gates are overwritten
-    w_rz, w_n, _ = packed_pair(w.hh[: 2 * H], w.hh[2 * H :])
+    operand_n = None if after else gates[:, :, 0] * h  # before the gates are overwritten
+    packed, (w_ih, w_rz, w_n), _ = pack((w.ih, w.hh[: 2 * H], w.hh[2 * H :]))
+    frame = sequence.backward_frame(call, d_output, d_state, gates, packed, w_ih, h, ws)
     arrays = GRUBackward(
-        frame=sequence.backward_frame(call, d_output, d_state, gates, packed(w.ih), ws),
+        frame,
         reset_after=after,
         hard=call.options["gate_activation"] == "hard_sigmoid",
         hidden_n=hidden_n,
-        h=writable(h),
-        d_rh=empty((call.x.shape[1], H), dtype),
+        operand_n=frame.h if operand_n is None else operand_n,
+        d_w_n=ws.weights.hh[2 * H :],
+        d_b_hh=frame.d_b_ih if ws.weights.b_hh is None else ws.weights.b_hh,
+        d_rh=empty((call.x.shape[1], H), call.x.dtype),
         w_rz=w_rz,
         w_n=w_n,
     )
-    d_a = gates.reshape(-1)
-    d_n = (hidden_n.reshape(-1), 0, H) if after else (d_a, 2 * H, 3 * H)
-    grads = ws.weights
-    b_rz, b_n = (None, None) if grads.b_hh is None else (grads.b_hh[: 2 * H], grads.b_hh[2 * H :])
-    wanted = (
-        gradients.weight_gradient((d_a, 0, 3 * H), call.x, grads.ih, grads.b_ih),
-        gradients.weight_gradient((d_a, 0, 3 * H), h, grads.hh[: 2 * H], b_rz),
-        gradients.weight_gradient(d_n, operand_n, grads.hh[2 * H :], b_n),
-    )
-    gradients.run(arrays, wanted, call, sequence.plan(call))
+    gradients.run(arrays, sequence.plan(call))

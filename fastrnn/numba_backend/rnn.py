@@ -8,7 +8,7 @@ from .. import reference
 from ..validation import Array
 from ..workspace import Backward, Call, Forward, State, empty
 from . import activations, gradients, sequence
-from .product import Packed, packed_pair, product, product_of_two
+from .product import Place, pack, product, product_of_two
 from .sequence import BackwardFrame, ForwardFrame
 from .vectors import Lanes, Vec, pointwise
 
@@ -18,7 +18,7 @@ class RNNForward(NamedTuple):
 
     frame: ForwardFrame
     relu: bool
-    w_hh: Packed  # (H, H), from state to pre-activation
+    w_hh: Place  # (H, H), from state to pre-activation
 
 
 class RNNBackward(NamedTuple):
@@ -27,7 +27,7 @@ class RNNBackward(NamedTuple):
     frame: BackwardFrame
     relu: bool
     output: Array  # (T, B, H)
-    w_hh: Packed  # (H, H), from pre-activation to state
+    w_hh: Place  # (H, H), from pre-activation to state
 
 
 @pointwise("a", "h")
@@ -59,12 +59,12 @@ def rnn_step(ws: Any, t: Any, b: Any, rows: Any, h: Any, fresh: Any) -> Any:
     f = ws.frame
     H = f.widths[0]
     row, h = t * f.B + b, h + b * H
-    pre, state = (f.gates, row * H, H), (f.h_in, h, H, 1)
+    pre, state, w_hh = (f.gates, row * H, H), (f.h_in, h, H, 1), (f.packed, *ws.w_hh)
     if fresh:
-        start, x = (f.bias, 0, 0), (f.x, row * f.I, f.I, 1)
-        product_of_two(start, x, f.w_ih, f.I, state, ws.w_hh, H, pre, rows, H)
+        start, x = (f.packed, f.bias, 0), (f.x, row * f.I, f.I, 1)
+        product_of_two(start, x, (f.packed, *f.w_ih), f.I, state, w_hh, H, pre, rows, H)
     else:
-        product(pre, state, ws.w_hh, pre, rows, H, H)
+        product(pre, state, w_hh, pre, rows, H, H)
     if ws.relu:
         relu_forward((f.gates, f.h_out), (row * H, h), rows * H)
     else:
@@ -82,36 +82,37 @@ def rnn_step_backward(ws: Any, t: Any, b: Any, rows: Any, d_a: Any) -> Any:
     else:
         tanh_backward(arrays, places, rows * H)
     out = (f.d_consumed[0], b * H, H)
-    product((f.zeros, 0, 0), (f.d_a, d_a, H, 1), ws.w_hh, out, rows, H, H)
+    product((f.zeros, 0, 0), (f.d_a, d_a, H, 1), (f.packed, *ws.w_hh), out, rows, H, H)
+
+
+def rnn_gradients(ws: Any, at: Any) -> Any:
+    """Add to the gradients of the weights."""
+    gradients.add_shared(ws.frame, at)
 
 
 sequence.steps_of(RNNForward, sequence.step, rnn_step)
 sequence.steps_of(RNNBackward, sequence.step_backward, rnn_step_backward)
+sequence.steps_of(RNNBackward, gradients.add_gradients, rnn_gradients)
 
 
 def forward(call: Call, ws: Forward) -> None:
     """Run one layer in one direction over a window and fill `ws`."""
-    w_ih, w_hh, bias = sequence.prepared(call, call.weights.hh)
-    arrays = RNNForward(
-        frame=sequence.forward_frame(call, ws, ws.output, bias, w_ih),
-        relu=call.options["nonlinearity"] == "relu",
-        w_hh=w_hh,
-    )
-    sequence.run_forward(arrays, call)
+    w = call.weights
+    biases = sequence.both_biases(w)
+    packed, (w_ih, w_hh), bias = pack((w.ih, w.hh), transpose=True, biases=biases)
+    frame = sequence.forward_frame(call, ws, ws.output, packed, bias, w_ih)
+    relu = call.options["nonlinearity"] == "relu"
+    sequence.run_forward(RNNForward(frame, relu, w_hh), call)
 
 
 def backward(call: Call, tape: Forward, d_output: Array, d_state: State, ws: Backward) -> None:
     """Run it backward and fill `ws`."""
     (h,) = reference.consumed_states(call, tape)
     cut = sequence.plan(call)
-    w_ih, w_hh, _ = packed_pair(call.weights.ih, call.weights.hh)
+    packed, (w_ih, w_hh), _ = pack((call.weights.ih, call.weights.hh))
     T, B, H = tape.output.shape
     d_a = empty((min(T, cut.steps_at_once), B, H), call.x.dtype)
-    arrays = RNNBackward(
-        frame=sequence.backward_frame(call, d_output, d_state, d_a, w_ih, ws, reused=True),
-        relu=call.options["nonlinearity"] == "relu",
-        output=tape.output,
-        w_hh=w_hh,
-    )
-    gradients.run(arrays, gradients.shared_gradients(call, d_a, h, ws, reused=True), call, cut)
+    frame = sequence.backward_frame(call, d_output, d_state, d_a, packed, w_ih, h, ws, reused=True)
+    relu = call.options["nonlinearity"] == "relu"
+    gradients.run(RNNBackward(frame, relu, tape.output, w_hh), cut)
     gradients.share_bias(ws)

@@ -15,11 +15,11 @@ from numba.extending import overload
 
 from ..threads import num_threads
 from ..validation import Array
-from ..workspace import Backward, Call, Forward, State, empty, without_padding
-from ._jit import OPTIONS, jit
+from ..workspace import Backward, Call, Forward, State, Weights, empty, without_padding
+from ._jit import INLINED, OPTIONS, inlined, jit
 from .float_state import restore_float_state, set_float_state
 from .pool import parallel, ranges
-from .product import ROWS, Packed, constant, packed_pair, product, writable
+from .product import ROWS, Place, constant, product, writable, zeros_and_one
 from .vectors import Lanes, Vec, pointwise
 
 BLOCK = 256  # rows that a gradient sums up at once
@@ -47,9 +47,10 @@ class ForwardFrame(NamedTuple):
     h_in: Array  # the hidden states that are consumed: (T, B, R) if direct, else (1, B, R)
     h_out: Array  # and those that are made
     x: Array  # (T, B, I)
-    w_ih: Packed  # (I, G*H), from input to pre-activations
-    bias: Array  # (G*H,): where the pre-activations' sums start
     gates: Array  # (T, B, G*H): bias + W_ih x, then whatever the cell makes of it
+    packed: Array  # weights and, from `bias` on, (G*H,), where the pre-activations' sums start
+    bias: int
+    w_ih: Place  # (I, G*H), from input to pre-activations
 
 
 class BackwardFrame(NamedTuple):
@@ -72,9 +73,15 @@ class BackwardFrame(NamedTuple):
     d_output: Array  # (T, B, R): zero for steps that were not taken
     d_a: Array  # gradient of the pre-activations, (T, B, G*H), or (fewer, B, G*H) if `reused`
     reused: bool  # whether d_a holds one run of the loop only, from its first t on
-    w_ih: Packed  # (G*H, I), from pre-activations to input
+    packed: Array  # weights
+    w_ih: Place  # (G*H, I), from pre-activations to input
+    x: Array  # (T, B, I)
+    h: Array  # (T, B, R): the state that each step consumed
     d_x: Array  # (T, B, I)
-    zeros: Array  # as many as the longest row: where sums start
+    d_w_ih: Array  # (G*H, I)
+    d_w_hh: Array  # (G*H, R)
+    d_b_ih: Array  # (G*H,), or empty
+    zeros: Array  # as many as the longest row, where sums start; and a one
 
 
 def step(ws: Any, t: int, b: int, rows: int, h: int, fresh: bool) -> None:
@@ -99,7 +106,7 @@ def steps_of(cell: type, stub: Any, implementation: Any) -> None:
     def choose(ws: Any, *arguments: Any) -> Any:
         return implementation if getattr(ws, "instance_class", None) is cell else None
 
-    overload(stub, jit_options=OPTIONS, strict=False)(choose)
+    overload(stub, jit_options=OPTIONS, strict=False, **INLINED)(choose)
 
 
 @pointwise("a", "b")
@@ -120,18 +127,20 @@ def clear(L: Lanes) -> Vec:
     return L.vec(0.0)
 
 
-@jit
+@inlined
 def input_share(f: Any, row: int, rows: int) -> None:
     """Fill gates with bias + W_ih x, for some of the T * B rows."""
     out = (f.gates, row * f.GH, f.GH)
-    product((f.bias, 0, 0), (f.x, row * f.I, f.I, 1), f.w_ih, out, rows, f.I, f.GH)
+    start, w_ih = (f.packed, f.bias, 0), (f.packed, *f.w_ih)
+    product(start, (f.x, row * f.I, f.I, 1), w_ih, out, rows, f.I, f.GH)
 
 
-@jit
+@inlined
 def _input_gradient(f: Any, row: int, rows: int, d_a: int) -> None:
     """Fill d_x with W_ih^T d_a (from its element `d_a` on), for some of the T * B rows."""
     out = (f.d_x, row * f.I, f.I)
-    product((f.zeros, 0, 0), (f.d_a, d_a, f.GH, 1), f.w_ih, out, rows, f.GH, f.I)
+    w_ih = (f.packed, *f.w_ih)
+    product((f.zeros, 0, 0), (f.d_a, d_a, f.GH, 1), w_ih, out, rows, f.GH, f.I)
 
 
 @jit
@@ -184,7 +193,7 @@ def backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
     restore_float_state(before)
 
 
-@jit
+@inlined
 def steps_backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
     """Do what `backward` does, in the floating-point state that there is."""
     f = ws.frame
@@ -228,30 +237,35 @@ def steps_backward(ws: Any, first: int, last: int, b0: int, b1: int) -> None:
         _input_gradient(f, earliest * f.B, (last - first) * f.B, d_a)
 
 
-def forward_frame(call: Call, ws: Forward, gates: Array, bias: Array, w_ih: Packed) -> ForwardFrame:
+def forward_frame(
+    call: Call, ws: Forward, gates: Array, packed: Array, bias: int, w_ih: Place
+) -> ForwardFrame:
     """Lay out what the loop reads and writes, and start the running state."""
-    for array, initial in zip(ws.state, call.state, strict=True):
-        array[...] = initial
-    sequences: State = (ws.output,)
-    if len(ws.state) > 1:
-        cells = empty((0, 0, 0), call.x.dtype) if ws.cells is None else ws.cells
-        sequences = (*sequences, cells)
     states = ws.state
-    new = states if call.lengths is None else _scratch(states)
-    direct = call.lengths is None and call.reset is None and bool(ws.before)
+    for n, initial in enumerate(call.state):
+        states[n][...] = initial
+    sequences: State = (ws.output,)
+    if len(states) > 1:
+        sequences += (empty((0, 0, 0), gates.dtype) if ws.cells is None else ws.cells,)
+    padded, masked = call.lengths is not None, call.reset is not None
+    new = _scratch(states) if padded else states
+    direct = bool(ws.before) and not (padded or masked)
+    (x,) = writable((call.x,))
+    # In the order of the fields: with keywords it took twice as long.
     return ForwardFrame(
         *_common(call),
-        reset_states=_writable(call.reset_state) or states,  # without resets nothing reads them
-        states=states,
-        new=new,
-        sequences=sequences,
-        direct=direct,
-        h_in=ws.before[0] if direct else states[0][None],
-        h_out=ws.output if direct else new[0][None],
-        x=writable(call.x),
-        w_ih=w_ih,
-        bias=bias,
-        gates=gates,
+        writable(call.reset_state) if masked else states,  # without resets nothing reads them
+        states,
+        new,
+        sequences,
+        direct,
+        ws.before[0] if direct else states[0][None],
+        ws.output if direct else new[0][None],
+        x,
+        gates,
+        packed,
+        bias,
+        w_ih,
     )
 
 
@@ -260,33 +274,43 @@ def backward_frame(
     d_output: Array,
     d_state: State,
     d_a: Array,
-    w_ih: Packed,
+    packed: Array,
+    w_ih: Place,
+    h: Array,
     ws: Backward,
     *,
     reused: bool = False,
 ) -> BackwardFrame:
     """Lay out what the loop reads and writes, and start the running gradient."""
-    for array, last in zip(ws.state, d_state, strict=True):
-        array[...] = last
+    states, weights = ws.state, ws.weights
+    for n, last in enumerate(d_state):
+        states[n][...] = last
     for array in ws.reset_state:
         array[...] = 0
-    states = ws.state
     in_place = call.lengths is None and call.reset is None
     if call.lengths is not None:
         d_output = without_padding(d_output, call.lengths)
+    d_output, x, h = writable((d_output, call.x, h))
+    GH, I = weights.ih.shape
     return BackwardFrame(
         *_common(call),
-        d_reset_states=ws.reset_state or states,  # without resets nothing reads them
-        d_states=states,
-        d_new=states if in_place else _scratch(states),
-        d_consumed=states if in_place else _scratch(states),
-        in_place=in_place,
-        d_output=writable(d_output),
-        d_a=d_a,
-        reused=reused,
-        w_ih=w_ih,
-        d_x=ws.x,
-        zeros=constant(0, max(call.x.shape[2], len(call.weights.ih)), call.x.dtype),
+        ws.reset_state or states,  # without resets nothing reads them
+        states,
+        states if in_place else _scratch(states),
+        states if in_place else _scratch(states),
+        in_place,
+        d_output,
+        d_a,
+        reused,
+        packed,
+        w_ih,
+        x,
+        h,
+        ws.x,
+        weights.ih,
+        weights.hh,
+        constant(0, 0, x.dtype) if weights.b_ih is None else weights.b_ih,
+        zeros_and_one(max(I, GH), x.dtype),
     )
 
 
@@ -329,17 +353,11 @@ def run_forward(ws: Any, call: Call) -> None:
         parallel(partial(forward, ws, first, min(T, first + cut.chunk)), cut.rows)
 
 
-def prepared(call: Call, hh: Array) -> tuple[Packed, Packed, Array]:
-    """Return W_ih and `hh`, packed for a forward pass, and b_ih + b_hh, or zeros, (G*H,)."""
-    w = call.weights
-    if w.b_ih is None or w.b_hh is None:
-        w_ih, w_hh, _ = packed_pair(w.ih, hh, transpose=True)
-        return w_ih, w_hh, constant(0, len(w.ih), call.x.dtype)
-    return packed_pair(w.ih, hh, transpose=True, biases=(w.b_ih, w.b_hh))
-
-
-def _writable(arrays: State) -> State:
-    return tuple([writable(array) for array in arrays])
+def both_biases(weights: Weights) -> tuple[Array, Array]:
+    """Return b_ih and b_hh, or zeros, (G*H,)."""
+    if weights.b_ih is None or weights.b_hh is None:
+        return (constant(0, len(weights.ih), weights.ih.dtype),) * 2
+    return weights.b_ih, weights.b_hh
 
 
 def _scratch(arrays: State) -> State:
@@ -354,6 +372,6 @@ def _common(call: Call) -> tuple[int, int, int, int, bool, bool, tuple[int, ...]
         call.reverse,
         lengths is not None,
         tuple([array.shape[1] for array in call.state]),
-        NO_LENGTHS if lengths is None else writable(lengths),
-        NO_RESETS if reset is None else writable(reset),
+        NO_LENGTHS if lengths is None else writable((lengths,))[0],
+        NO_RESETS if reset is None else writable((reset,))[0],
     )
