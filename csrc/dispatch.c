@@ -83,10 +83,14 @@ void fastrnn_set_isa(int isa)
     chosen = isa;
 }
 
+static const kernels *kernels_of(int isa, int real_bytes)
+{
+    return real_bytes == 4 ? ISAS[isa].f32 : ISAS[isa].f64;
+}
+
 const kernels *fastrnn_kernels(int real_bytes)
 {
-    int isa = fastrnn_isa();
-    return real_bytes == 4 ? ISAS[isa].f32 : ISAS[isa].f64;
+    return kernels_of(fastrnn_isa(), real_bytes);
 }
 
 const kernels *fastrnn_stream_kernels(int real_bytes, int64_t units)
@@ -94,7 +98,7 @@ const kernels *fastrnn_stream_kernels(int real_bytes, int64_t units)
     int isa = fastrnn_isa();
     while (isa > 0 && ISAS[isa - 1].needs & FASTRNN_FMA && units * real_bytes <= ISAS[isa - 1].bytes)
         isa--;
-    return real_bytes == 4 ? ISAS[isa].f32 : ISAS[isa].f64;
+    return kernels_of(isa, real_bytes);
 }
 
 int64_t fastrnn_scratch(const fastrnn_pass *pass, int backward)

@@ -96,8 +96,8 @@ enum {
     FASTRNN_TO_SOFTMAX
 };
 /* How matrices are kept, of finite floats: as they are; rounded to the nearest half; or each row as whole
- * numbers, from -127 to 127, times its greatest magnitude / 127. What is computed is float32, with the
- * bits that such weights give. */
+ * numbers, from -127 to 127, times its greatest magnitude / 127. What is computed is float32: of halves
+ * with the bits that floats of their values give; of whole numbers a row's sum is scaled as a whole. */
 enum { FASTRNN_AS_GIVEN, FASTRNN_FLOAT16, FASTRNN_INT8 };
 typedef struct {
     int64_t B, O;               /* rows; numbers of the head, or 0: no head */
@@ -106,7 +106,7 @@ typedef struct {
     int32_t count;              /* of layers, at least 1 */
     int32_t activation;         /* one of the above, of the head or of the last layer's output */
     int32_t real_bytes;
-    int32_t weights;            /* FASTRNN_AS_GIVEN, ...: that of doubles */
+    int32_t weights;            /* one of the above; doubles are kept as they are */
 } fastrnn_network;
 typedef struct fastrnn_stream fastrnn_stream;
 

@@ -184,15 +184,11 @@ INLINE void input_columns(const forward_job *j, const int C, const int weights, 
 SHARED void input_ahead(const forward_job *j, int64_t t0, int64_t steps, const share *s)
 {
     const int columns = columns_of(j->p->cell);
-#define BODY(C, weights) input_columns(j, C, weights, t0, steps, s)
-    if (NARROW && j->weights == HALVES) {
-        WITH_COLUMNS(columns, HALVES, BODY)
-    } else if (NARROW && j->weights == BYTES) {
-        WITH_COLUMNS(columns, BYTES, BODY)
-    } else {
-        WITH_COLUMNS(columns, REALS, BODY)
-    }
+#define COLUMNS(C, weights) input_columns(j, C, weights, t0, steps, s)
+#define BODY(weights) WITH_COLUMNS(columns, weights, COLUMNS)
+    WITH_WEIGHTS(j->weights, BODY)
 #undef BODY
+#undef COLUMNS
 }
 
 /* Gates and states of a tile, from its pre-activations v[row * panels + panel][column]: what a cell

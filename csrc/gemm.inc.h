@@ -180,12 +180,9 @@ INLINE void multiply_as(const product *p, const int weights, int64_t row0, int64
 /* Take the product for some rows and panels. */
 SHARED void multiply(const product *p, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1)
 {
-    if (NARROW && p->weights == HALVES)
-        multiply_as(p, HALVES, row0, row1, panel0, panel1);
-    else if (NARROW && p->weights == BYTES)
-        multiply_as(p, BYTES, row0, row1, panel0, panel1);
-    else
-        multiply_as(p, REALS, row0, row1, panel0, panel1);
+#define BODY(weights) multiply_as(p, weights, row0, row1, panel0, panel1)
+    WITH_WEIGHTS(p->weights, BODY)
+#undef BODY
 }
 
 /* --- packing */

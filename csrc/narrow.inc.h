@@ -12,11 +12,19 @@ enum { REALS = FASTRNN_AS_GIVEN, HALVES = FASTRNN_FLOAT16, BYTES = FASTRNN_INT8,
 
 INLINE long bytes_of_weights(long n, const int weights)
 {
-    return n * (long)(!NARROW        ? sizeof(real)
-                      : weights == HALVES ? sizeof(uint16_t)
-                      : weights == BYTES  ? sizeof(int8_t)
-                                          : sizeof(real));
+    const int narrow = NARROW && (weights == HALVES || weights == BYTES);
+    return n * (long)(!narrow ? sizeof(real) : weights == HALVES ? sizeof(uint16_t) : sizeof(int8_t));
 }
+
+/* Call `body(weights)` with a constant; the code of doubles is of one kind alone. */
+#define WITH_WEIGHTS(weights, body)           \
+    if (NARROW && (weights) == HALVES) {      \
+        body(HALVES);                         \
+    } else if (NARROW && (weights) == BYTES) { \
+        body(BYTES);                          \
+    } else {                                  \
+        body(REALS);                          \
+    }
 
 /* The place of the n-th of them. */
 INLINE const real *weights_at(const real *w, long n, const int weights)
@@ -66,7 +74,9 @@ INLINE vec widen_bytes(const void *p)
 /* Load VL weights, of bytes without their scales. */
 INLINE vec load_weights(const char *p, const int weights)
 {
-    return weights == HALVES ? HALVES_TO_VEC(p) : weights == BYTES ? BYTES_TO_VEC(p) : load((const real *)p);
+    return weights == HALVES  ? HALVES_TO_VEC(p)
+           : weights == BYTES ? BYTES_TO_VEC(p)
+                              : load((const real *)p);
 }
 
 /* The nearest whole number, of two the even one, of numbers up to 2^22. */
@@ -99,8 +109,8 @@ INLINE real greatest_of(const real *row, int64_t n)
     return greatest;
 }
 
-/* Pack as pack_rows does, but halves or bytes, of floats; `scales` are like the columns of the panels: a row's
- * greatest magnitude / 127. */
+/* Pack as pack_rows does, but halves or bytes, of floats; `scales` are like the columns of the panels: a
+ * row's greatest magnitude / 127. */
 static void pack_narrow(const real *w, int64_t K, int64_t H, int gates, int V, int weights, real *out,
                         real *scales, int64_t panel0, int64_t panel1)
 {

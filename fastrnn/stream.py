@@ -61,10 +61,10 @@ class Stream:
         B, the rows of a step: independent sequences, at least 1.
     weight_dtype
         What the matrices of recurrent layers and `Linear` are rounded to and, by the C kernels, are
-        stored as; a step computes in float32, with the bits of such weights in a float32 stream.
-        "float16": a weight is off by 2^-11 of itself at most (2^-25 below 2^-14); "int8": by 1/254
-        of its row's greatest (and 2^-16 of that). None: as they are; with another stream, as its
-        are. What it is worth depends on where the weights come from: see docs/streaming.md.
+        stored as; a step computes in float32. "float16": a weight is off by 2^-11 of itself at most
+        (2^-25 below 2^-14), and results have the bits of a float32 stream of such weights; "int8":
+        by 1/254 of its row's greatest (and 2^-16 of that), and they agree up to rounding. None: as
+        they are; with another stream, as its are. See docs/streaming.md for what it is worth.
 
     Attributes
     ----------
@@ -277,12 +277,17 @@ class Stream:
 
     def _has_changed(self) -> bool:
         """Say whether `refresh` would take other parameters."""
-        try:
-            now = self._taken(self._source).parameters
-        except ValueError:  # which it would refuse
-            return True
+        now = self._source
+        if self.weight_dtype is not None:
+            try:
+                now = self._taken(now)
+            except ValueError:  # which it would refuse
+                return True
         taken = self._model.parameters
-        return any(not np.array_equal(now[name], taken[name], equal_nan=True) for name in taken)
+        return any(
+            not np.array_equal(parameter, taken[name], equal_nan=True)
+            for name, parameter in now.parameters.items()
+        )
 
 
 class _Engine(Protocol):

@@ -22,27 +22,17 @@ NARROW = pytest.mark.parametrize("weight_dtype", WEIGHT_DTYPES)
 WITH_C = pytest.mark.skipif("c" not in BACKENDS, reason="no C kernels")
 
 
-def isas() -> list[str]:
-    """The instruction sets that run here."""
-    if "c" not in BACKENDS:
-        return []
-    from fastrnn._c import ffi, lib
-
-    return [
-        ffi.string(lib.fastrnn_isa_name(isa)).decode()
-        for isa in range(lib.fastrnn_isa_count())
-        if lib.fastrnn_isa_runs_here(isa)
-    ]
+if "c" in BACKENDS:
+    from fastrnn import c_backend
 
 
-@pytest.fixture(params=isas())
+@pytest.fixture(params=c_backend.isas() if "c" in BACKENDS else [])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    from fastrnn._c import lib
-
-    before = lib.fastrnn_isa()
-    lib.fastrnn_set_isa(isas().index(request.param))
+    """An instruction set that runs here."""
+    before = c_backend.isa()
+    c_backend.use_isa(request.param)
     yield request.param
-    lib.fastrnn_set_isa(before)
+    c_backend.use_isa(before)
 
 
 def by_hand(weight: np.ndarray, weight_dtype: str) -> np.ndarray:
