@@ -52,33 +52,46 @@ static const real TANH_SMALL[] = {
     6.934046420988954e-06};
 #endif
 #define TANH_IS_SMALL (real)0.6
+#define LOG2_E (real)1.4426950408889634
+#define LN2 (real)0.6931471805599453 /* nearer than its last bit says: to 2^-28, 2^-55 of itself */
+enum { MOST_COEFFICIENTS = 12 };
 
-/* coefficients[0] + x (coefficients[1] + x ...), or the same of -x; `count` is a constant. */
+/* coefficients[0] + x coefficients[1] + x^2 ..., or the same of -x; `count` is a constant. In pairs
+ * (Estrin), as a step of a small network waits for little else. */
 INLINE vec polynomial(const real *coefficients, const int count, vec x, const int of_minus_x)
 {
-    vec q = spread(of_minus_x && count % 2 == 0 ? -coefficients[count - 1] : coefficients[count - 1]);
+    vec q[MOST_COEFFICIENTS], power = x;
     UNROLL
-    for (int k = count - 2; k >= 0; k--)
-        q = fma_(q, x, spread(of_minus_x && k % 2 ? -coefficients[k] : coefficients[k]));
-    return q;
+    for (int k = 0; k < count; k++)
+        q[k] = spread(of_minus_x && k % 2 ? -coefficients[k] : coefficients[k]);
+    UNROLL
+    for (int s = 1; s < count; s *= 2) {
+        UNROLL
+        for (int k = 0; k + s < count; k += 2 * s)
+            q[k] = fma_(power, q[k + s], q[k]);
+        power = power * power;
+    }
+    return q[0];
 }
-#define POLYNOMIAL(coefficients, x, of_minus_x) \
-    polynomial(coefficients, (int)(sizeof(coefficients) / sizeof(real)), x, of_minus_x)
+#define COUNT(coefficients) (int)(sizeof(coefficients) / sizeof(real))
+
+/* expm1(r), |r| <= ln(2)/2, or expm1(-r): the sign goes into the constants. */
+INLINE vec expm1_(vec r, const int minus)
+{
+    vec square = r * r, first = fma_(square, polynomial(EXPM1, 2, r, minus), minus ? -r : r);
+    return fma_(square * square, polynomial(EXPM1 + 2, COUNT(EXPM1) - 2, r, minus), first);
+}
 
 /* Return p and put 2^shift s into *s, where exp(y) = (1 + p) s; magic is MAGIC + BIAS + shift. If
- * `minus`, of -y instead: its sign goes into the constants. */
+ * `minus`, of -y instead. */
 INLINE vec exp_parts(vec y, vec magic, vec *s, const int minus)
 {
-    const real log2_e = (real)1.4426950408889634;
-    vec t = fma_(y, spread(minus ? -log2_e : log2_e), magic);
+    vec t = fma_(y, spread(minus ? -LOG2_E : LOG2_E), magic);
     vec n = t - magic;
     *s = (vec)((ivec)t << MANTISSA);
-    if (minus) { /* r is minus the rest */
-        vec r = fma_(n, spread(LN2_LOW), fma_(n, spread(LN2_HIGH), y));
-        return fma_(r * r, POLYNOMIAL(EXPM1, r, 1), -r);
-    }
-    vec r = fma_(n, spread(-LN2_LOW), fma_(n, spread(-LN2_HIGH), y));
-    return fma_(r * r, POLYNOMIAL(EXPM1, r, 0), r);
+    if (minus) /* r is minus the rest */
+        return expm1_(fma_(n, spread(LN2_LOW), fma_(n, spread(LN2_HIGH), y)), 1);
+    return expm1_(fma_(n, spread(-LN2_LOW), fma_(n, spread(-LN2_HIGH), y)), 0);
 }
 
 /* Scaled by 2^64 or 2^-64, so that the result may be denormal or infinite. */
@@ -106,13 +119,16 @@ INLINE vec sigmoid(vec x)
 INLINE vec tanh_(vec x)
 {
     const ivec sign_bit = (ivec)spread((real)-0.0);
+    const vec magic = spread(MAGIC + BIAS);
     ivec sign = (ivec)x & sign_bit;
-    vec size = (vec)((ivec)x ^ sign), square = size * size;
-    vec small = fma_(square * size, POLYNOMIAL(TANH_SMALL, square, 0), size);
+    vec size = (vec)((ivec)x & ~sign_bit), square = size * size;
+    vec small = fma_(square * size, polynomial(TANH_SMALL, COUNT(TANH_SMALL), square, 0), size);
     vec limited = min_(size, TANH_GREATEST);
-    vec s, p = exp_parts(limited + limited, spread(MAGIC + BIAS), &s, 0);
-    vec large = (real)1 - (real)2 / fma_(p, s, s + (real)1);
-    return (vec)((ivec)select_less(size, spread(TANH_IS_SMALL), small, large) | sign);
+    vec t = fma_(limited, spread(2 * LOG2_E), magic), s = (vec)((ivec)t << MANTISSA);
+    vec p = expm1_(fma_(t - magic, spread(-LN2), limited + limited), 0);
+    vec one = (vec)((ivec)spread(1) | sign), two = (vec)((ivec)spread(2) | sign);
+    vec large = one - two / fma_(p, s, s + (real)1);
+    return select_less(size, spread(TANH_IS_SMALL), (vec)((ivec)small | sign), large);
 }
 
 /* clip(0.2 x + 0.5, 0, 1); NaN stays NaN. */

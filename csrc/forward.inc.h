@@ -384,6 +384,15 @@ SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, con
     const int columns = p->cell == FASTRNN_GRU_BEFORE ? 2 : columns_of(p->cell);
     const int narrow = j->weights == HALVES || j->weights == BYTES;
     int64_t ahead_t = 0;
+    if (is_resident(p) && j->weights == REALS && who->team->members == 1) {
+        for (int64_t n = first, end; n < last; n = end) {
+            end = min_of(n + j->ahead, last);
+            if (p->I > RESIDENT_INPUTS)
+                input_ahead(j, earliest_of(p, n, end), end - n, who);
+            resident_steps(j, n, end);
+        }
+        return;
+    }
     for (int64_t number = first; number < last; number++) {
         step s = {.t = time_of(p, number),
                   .h = j->states[number % 2],

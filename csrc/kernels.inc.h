@@ -27,6 +27,7 @@ typedef int64_t whole;
 #include "cells/rnn.inc.h"
 #include "cells/gru.inc.h"
 #include "cells/lstm.inc.h"
+#include "resident.inc.h"
 #include "forward.inc.h"
 #include "stream.inc.h"
 #include "gradients.inc.h"

@@ -1,5 +1,16 @@
 /* GRU (Cho et al. 2014): gates r, z, n; h' = (1 - z) n + z h. */
 
+/* n = tanh(a_n + r (W_hn h + b_hn)) */
+INLINE vec gru_new(vec r, vec hidden_n, vec a_n)
+{
+    return tanh_(fma_(r, hidden_n, a_n));
+}
+
+INLINE vec gru_hidden(vec z, vec new, vec h)
+{
+    return fma_((real)1 - z, new, times(z, h));
+}
+
 INLINE void gru_put(const forward_job *j, const step *s, int64_t b, int64_t u, int n, vec r, vec z,
                     vec new, vec hidden_n)
 {
@@ -11,15 +22,15 @@ INLINE void gru_put(const forward_job *j, const step *s, int64_t b, int64_t u, i
         store_some(gates + 2 * H, new, n);
         store_some(j->hidden_n + row * H + u, hidden_n, n);
     }
-    put_hidden(j, s, b, u, n, fma_(z, load_some(s->h + b * H + u, n), times((real)1 - z, new)));
+    put_hidden(j, s, b, u, n, gru_hidden(z, new, load_some(s->h + b * H + u, n)));
 }
 
-/* The reset after the product: n = tanh(a_n + r (W_hn h + b_hn)); v: r, z, the latter, a_n. */
+/* The reset after the product; v: r, z, W_hn h + b_hn, a_n. */
 INLINE void gru_forward(const forward_job *j, const step *s, int64_t b, int64_t u, int n,
                         const vec *v, const int hard)
 {
     vec r = gate(v[0], hard), z = gate(v[1], hard);
-    gru_put(j, s, b, u, n, r, z, tanh_(fma_(r, v[2], v[3])), v[2]);
+    gru_put(j, s, b, u, n, r, z, gru_new(r, v[2], v[3]), v[2]);
 }
 
 INLINE void gru_backward(const backward_job *j, const back_step *s, int64_t b, int64_t u, int n,

@@ -1,6 +1,23 @@
 /* LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000): gates i, f, g, o. */
 
-/* 1. v, the pre-activations, become c' = f c + i g, and o.  2. h = o tanh(c').
+typedef struct {
+    vec i, f, g, o, c; /* c' */
+} lstm_values;
+
+/* Gates and the next cell state, c' = f c + i g, from pre-activations. */
+INLINE lstm_values lstm_values_of(const vec *a, vec c, const int hard)
+{
+    lstm_values l = {.i = gate(a[0], hard), .f = gate(a[1], hard), .g = tanh_(a[2]), .o = gate(a[3], hard)};
+    l.c = fma_(l.f, c, times(l.i, l.g));
+    return l;
+}
+
+INLINE vec lstm_hidden(vec o, vec c)
+{
+    return o * tanh_(c);
+}
+
+/* 1. v, the pre-activations, become c' and o.  2. h = o tanh(c').
  *
  * The halves are loops of their own over a tile: together, a unit's chain of two exponentials is too
  * long for the processor to look past it at the next unit's: 1 to 3 % (the GRU gained nothing). */
@@ -8,26 +25,25 @@ INLINE void lstm_forward(const forward_job *j, const step *s, int64_t b, int64_t
                          const int hard)
 {
     int64_t H = j->p->H, row = s->t * j->p->B + b;
-    vec i = gate(v[0], hard), f = gate(v[1], hard), g = tanh_(v[2]), o = gate(v[3], hard);
-    vec c = fma_(f, load_some(j->c + b * H + u, n), times(i, g));
+    lstm_values l = lstm_values_of(v, load_some(j->c + b * H + u, n), hard);
     if (j->gates) {
         real *gates = j->gates + row * 4 * H + u;
-        store_some(gates, i, n);
-        store_some(gates + H, f, n);
-        store_some(gates + 2 * H, g, n);
-        store_some(gates + 3 * H, o, n);
-        store_some(j->cells + row * H + u, c, n);
+        store_some(gates, l.i, n);
+        store_some(gates + H, l.f, n);
+        store_some(gates + 2 * H, l.g, n);
+        store_some(gates + 3 * H, l.o, n);
+        store_some(j->cells + row * H + u, l.c, n);
     }
-    vec next = resets_next(j, s, b) ? reset_value(j->reset_c, b * H + u, n) : c;
+    vec next = resets_next(j, s, b) ? reset_value(j->reset_c, b * H + u, n) : l.c;
     store_some(j->c + b * H + u, next, n);
-    v[0] = c;
-    v[1] = o;
+    v[0] = l.c;
+    v[1] = l.o;
 }
 
 INLINE void lstm_forward_2(const forward_job *j, const step *s, int64_t b, int64_t u, int n,
                            const vec *v)
 {
-    vec h = v[1] * tanh_(v[0]);
+    vec h = lstm_hidden(v[1], v[0]);
     if (j->p->P)
         store_some(j->hidden + b * j->p->H + u, h, n);
     else

@@ -1,9 +1,14 @@
 /* The plain cell (Elman 1990): h' = tanh(a), or relu. */
 
+INLINE vec rnn_hidden(vec a, const int cell)
+{
+    return cell == FASTRNN_RNN_RELU ? relu(a) : tanh_(a);
+}
+
 INLINE void rnn_forward(const forward_job *j, const step *s, int64_t b, int64_t u, int n,
                         const vec *v, const int cell)
 {
-    put_hidden(j, s, b, u, n, cell == FASTRNN_RNN_RELU ? relu(v[0]) : tanh_(v[0]));
+    put_hidden(j, s, b, u, n, rnn_hidden(v[0], cell));
 }
 
 INLINE void rnn_backward(const backward_job *j, const back_step *s, int64_t b, int64_t u, int n,
