@@ -385,9 +385,10 @@ SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, con
     const int narrow = j->weights == HALVES || j->weights == BYTES;
     int64_t ahead_t = 0;
     if (is_resident(p) && j->weights == REALS && who->team->members == 1) {
+        const int themselves = p->I <= RESIDENT_INPUTS;
         for (int64_t n = first, end; n < last; n = end) {
-            end = min_of(n + j->ahead, last);
-            if (p->I > RESIDENT_INPUTS)
+            end = themselves ? last : min_of(n + j->ahead, last);
+            if (!themselves)
                 input_ahead(j, earliest_of(p, n, end), end - n, who);
             resident_steps(j, n, end);
         }

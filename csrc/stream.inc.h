@@ -35,11 +35,11 @@ static void lay_out_stream(stream *s, const fastrnn_network *n, void *weights, v
     const uintptr_t s_begin = ((uintptr_t)state + LINE - 1) / LINE * LINE;
     arena w = {w_begin}, own = {s_begin};
     const fastrnn_pass *last = &n->layers[n->count - 1];
-    /* As many steps as the input's product is taken ahead for. */
+    /* As many steps as the input's product is taken ahead for; all, where nothing lies between. */
     *s = (stream){.B = n->B,
                   .I = n->layers[0].I,
                   .R = recurrent_size(last),
-                  .chunk = max_of(2, 64 / n->B),
+                  .chunk = n->count == 1 && !n->O ? INT32_MAX : max_of(2, 64 / n->B),
                   .count = n->count,
                   .activation = n->activation,
                   .weights = NARROW ? n->weights : REALS};
