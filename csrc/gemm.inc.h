@@ -15,6 +15,8 @@
  * into the L2 cache, a line for each k: 1 to 2 % slower. */
 /* Panels that go together where there is one row: enough chains to hide the latency of each. */
 #define TILE_PANELS(C) (REGISTERS == 16 ? 12 / (C) : ((C) == 1 ? 8 : 16 / (C)))
+/* Of weights with fewer bits no more, rows or panels: each number of them is code of its own. */
+#define TILE_LIMIT(most, weights) ((weights) == HALVES || (weights) == BYTES ? (int)min_of(most, 4) : (most))
 
 /* Bytes of weights to ask for ahead. Panels of more than the L1 cache come from the L2: 6 to 14 % of
  * the time of an LSTM with H = 256 and 512; more, up to 4 KB, made no difference. With one row, where
@@ -168,9 +170,9 @@ INLINE void multiply_as(const product *p, const int weights, int64_t row0, int64
 {
     for (int64_t panel = panel0; panel < panel1; panel++) {
         for (int64_t row = row0; row < row1;) {
-            int rows = tile_rows(row1 - row, TILE_ROWS(2));
+            int rows = tile_rows(row1 - row, TILE_LIMIT(TILE_ROWS(2), weights));
 #define BODY(R) product_tile(p, R, weights, row, panel)
-            WITH_ROWS(rows, TILE_ROWS(2), BODY)
+            WITH_ROWS(rows, TILE_LIMIT(TILE_ROWS(2), weights), BODY)
 #undef BODY
             row += rows;
         }
