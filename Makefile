@@ -54,7 +54,7 @@ test-sanitize: .venv/.test ## the kernels under sanitizers: of addresses and und
 	    --capture=sys tests/test_backends.py tests/test_cells.py tests/test_layers.py tests/test_c.py \
 	    tests/test_stream.py tests/test_convolution.py \
 	    -k "not (numba or bits or beyond or interrupt or activations_float or instructions)" $(ARGS)
-	@$(call server,thread,$(CC),-fsanitize=thread)
+	@$(call server,thread,$(CC),-g1 -fsanitize=thread)
 	@SERVER=build/thread/server $(TEST_SERVER) -k bits $(ARGS)
 
 test-wide: .venv/.test ## the kernels with vectors of 64 bytes, whatever the machine's

@@ -1,7 +1,12 @@
-"""Steps of a stream that are taken by compiled code: through addresses, from Numba, from C."""
+"""Steps of a stream that are taken by compiled code: through addresses, from Numba, from C.
+
+And that none of them allocates, locks, calls the system or touches a page for the first time:
+tests/native/realtime.c takes them and watches.
+"""
 
 import ctypes
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +25,13 @@ EXAMPLE = ROOT / "examples" / "native" / "step.c"
 T, B, I = 23, 3, 2
 
 pytestmark = pytest.mark.skipif("c" not in BACKENDS, reason="the C kernels are not built")
+
+COMPILER = os.environ.get("CC", "cc")  # of what the Makefile makes; the example asks for cc
+NO_SECCOMP = 77  # the exit code of realtime where the system has none
+needs_make = pytest.mark.skipif(
+    not all(shutil.which(program) for program in ("make", "cc", COMPILER.split()[0])),
+    reason="there is no make, or no C compiler",
+)
 
 
 def functions(stream: fastrnn.Stream) -> tuple[Any, Any]:
@@ -107,27 +119,36 @@ def test_page_and_program_say_the_same() -> None:
     assert commands(page) == commands(EXAMPLE.read_text())
 
 
+def compile_(*targets: str) -> None:
+    """Compile the kernels, or a program with them, where that was not done before."""
+    command = ["make", "-s", "-j2", "-f", "tests/native/Makefile", f"CC={COMPILER}", *targets]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example, compiled as its comment says."""
-    if sys.platform == "win32" or shutil.which("cc") is None:
-        pytest.skip("there is no C compiler named cc")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, made as its comment says, but of sources that other tests have compiled, too."""
     folder = tmp_path_factory.mktemp("native")
+    compile_("objects")
+    sources = sorted(path.relative_to(ROOT) for path in (ROOT / "csrc").rglob("*.c"))
+    objects = " ".join(f"build/plain/{path.with_suffix('.o')}" for path in sources)
     for command in commands(EXAMPLE.read_text()):
-        line = command.replace(" build/", f" {folder}/")
+        line = command.replace(" build/", f" {folder}/").replace("csrc/*.c csrc/isa/*.c", objects)
         subprocess.run(
             ["sh", "-c", f"{line} -Wall -Wextra -Wno-psabi -Werror"], cwd=ROOT, check=True
         )
     return folder / "step"
 
 
-def run(program: Path, *files: Path) -> tuple[int, bytes, str]:
-    done = subprocess.run([program, *files], capture_output=True, check=False)
+def run(program: Path, *arguments: str | Path) -> tuple[int, bytes, str]:
+    done = subprocess.run([program, *arguments], capture_output=True, check=False)
     return done.returncode, done.stdout, done.stderr.decode()
 
 
 @pytest.mark.slow
-def test_c_example(program: Path, tmp_path: Path) -> None:
+@needs_make
+@pytest.mark.skipif(sys.platform == "win32", reason="commands of a POSIX shell")
+def test_c_example(example: Path, tmp_path: Path) -> None:
     """It puts out what Python's stream does, to the bit, and refuses what is not for it."""
     gru, linear = fastrnn.GRU(1, 16, seed=1, backend="c"), fastrnn.Linear(16, 1, seed=2)
     model = fastrnn.Sequential(gru, linear)
@@ -138,19 +159,63 @@ def test_c_example(program: Path, tmp_path: Path) -> None:
     short.write_bytes(weights.read_bytes()[:-4])
     x = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
     x.tofile(signal)
-    code, output, words = run(program, weights, signal)
+    code, output, words = run(example, weights, signal)
     assert code == 0, words
     assert re.fullmatch(r"5000 steps, \d+\.\d{3} us each \(\w+\)\n", words)
     expected = fastrnn.Stream(model).push(x[:, None, None])[:, 0, 0]
     np.testing.assert_array_equal(np.frombuffer(output, np.float32), expected, strict=True)
     empty = tmp_path / "empty"
     empty.touch()
-    assert run(program, weights, empty)[:2] == (0, b"")
+    assert run(example, weights, empty)[:2] == (0, b"")
     for files, why in (
         ([], "expected two files"),
         ([short, signal], "these are not the weights of a GRU(1, 16)"),
         ([weights, tmp_path / "absent"], "a file cannot be read"),
     ):
-        code, output, words = run(program, *files)
+        code, output, words = run(example, *files)
         assert (code, output) == (1, b"")
         assert words.startswith(f"step: {why}")
+
+
+# -- real time ------------------------------------------------------------------------------------
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="counts as Linux does")
+
+
+@pytest.fixture(scope="module")
+def realtime() -> Path:
+    program = "build/plain/realtime"
+    compile_(program)
+    return ROOT / program
+
+
+def watch(realtime: Path, *arguments: str) -> tuple[int, str]:
+    code, output, _ = run(realtime, *arguments)
+    if code == NO_SECCOMP:
+        pytest.skip(output.decode().strip())
+    return code, output.decode()
+
+
+@pytest.mark.slow
+@needs_make
+@linux
+def test_steps_ask_nobody_for_anything(realtime: Path) -> None:
+    assert watch(realtime) == (0, "kept\n")
+
+
+@pytest.mark.slow
+@needs_make
+@linux
+@pytest.mark.parametrize(
+    ("offence", "words"),
+    [
+        ("allocate", "4000 calls, 0 page faults, no system call"),  # malloc and free
+        ("lock", "2000 calls, 0 page faults, no system call"),
+        ("fault", "0 calls, 2000 page faults, no system call"),
+        ("call", "0 calls, 0 page faults, a system call"),
+    ],
+)
+def test_an_offence_is_seen(realtime: Path, offence: str, words: str) -> None:
+    code, output = watch(realtime, offence)
+    assert code == 1
+    assert output.strip().endswith(words)
