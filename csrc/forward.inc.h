@@ -162,9 +162,9 @@ INLINE void input_columns(const forward_job *j, const int C, const int weights, 
         for (int64_t t = 0; t < (whole_batch ? 1 : steps); t++) {
             int64_t row = t * B + s->b0, end = whole_batch ? steps * B : t * B + s->b1;
             while (row < end) {
-                int rows = tile_rows(end - row, TILE_LIMIT(TILE_ROWS(C), weights));
+                int rows = tile_rows(end - row, TILE_OF(C, weights));
 #define BODY(R) input_tile(j, C, R, weights, t0 * B + row, row, q)
-                WITH_ROWS(rows, TILE_LIMIT(TILE_ROWS(C), weights), BODY)
+                WITH_ROWS(rows, TILE_OF(C, weights), BODY)
 #undef BODY
                 row += rows;
             }
@@ -342,21 +342,21 @@ INLINE void tiles(const forward_job *j, const step *s, const int C, const int we
     for (int64_t q = who->u0 / units; q < q1;) {
         int panels = 1;
         if (who->b1 - who->b0 == 1) {
-            panels = tile_rows(q1 - q, TILE_LIMIT(TILE_PANELS(C), weights));
+            panels = tile_rows(q1 - q, TILE_OF(C, weights));
 #define BODY(Q) forward_tile(j, s, C, 1, Q, weights, who->b0, q)
 #define AS_THEY_ARE(Q) forward_tile(j, s, C, 1, Q, UNPACKED, who->b0, q)
             if (weights == REALS && j->weights == UNPACKED) {
-                WITH_ROWS(panels, TILE_LIMIT(TILE_PANELS(C), weights), AS_THEY_ARE)
+                WITH_ROWS(panels, TILE_OF(C, weights), AS_THEY_ARE)
             } else {
-                WITH_ROWS(panels, TILE_LIMIT(TILE_PANELS(C), weights), BODY)
+                WITH_ROWS(panels, TILE_OF(C, weights), BODY)
             }
 #undef AS_THEY_ARE
 #undef BODY
         } else {
             for (int64_t b = who->b0; b < who->b1;) {
-                int rows = tile_rows(who->b1 - b, TILE_LIMIT(TILE_ROWS(C), weights));
+                int rows = tile_rows(who->b1 - b, TILE_OF(C, weights));
 #define BODY(R) forward_tile(j, s, C, R, 1, weights, b, q)
-                WITH_ROWS(rows, TILE_LIMIT(TILE_ROWS(C), weights), BODY)
+                WITH_ROWS(rows, TILE_OF(C, weights), BODY)
 #undef BODY
                 b += rows;
             }

@@ -5,18 +5,20 @@
  * that it falls into; so results do not depend on the size of the batch, a row's place or threads.
  */
 
-/* Rows of a tile of C columns: 12 accumulators of 16 registers, or up to 24 of 32. With them go
- * as many broadcasts as there are rows and one vector of weights. */
-#define TILE_ROWS(C) (REGISTERS == 16 ? ((C) == 1 ? 8 : 12 / (C)) : (C) == 4 ? 6 : (C) == 3 ? 7 : 8)
+/* Rows of a tile of C columns, or panels that go together where there is one row: 12 accumulators of 16
+ * registers, 16 of 32, which hides the latency of each. With them go as many broadcasts as there are rows
+ * and one vector of weights. 24 of 32 were up to 3 % faster or slower from 256 units on, but with 32 units
+ * the points of a tile, which the next one's products run beside, came in lumps: 6 to 12 % slower. */
+#define TILE(C) ((C) == 1 ? 8 : (REGISTERS == 16 ? 12 : 16) / (C))
 #define MOST_ROWS 8
-#define ACCUMULATORS 24
+#define ACCUMULATORS 24 /* 8 rows of 3 columns compilers see, before they leave that out */
 /* Tried: an LSTM's four columns in two halves, with twice as many rows, which read half as many weights
  * and twice as many factors: 3 % slower with 16 registers, 1 to 4 with 32. A prefetch of the next panel
  * into the L2 cache, a line for each k: 1 to 2 % slower. */
-/* Panels that go together where there is one row: enough chains to hide the latency of each. */
-#define TILE_PANELS(C) (REGISTERS == 16 ? 12 / (C) : ((C) == 1 ? 8 : 16 / (C)))
-/* Of weights with fewer bits no more, rows or panels: each number of them is code of its own. */
-#define TILE_LIMIT(most, weights) ((weights) == HALVES || (weights) == BYTES ? (int)min_of(most, 4) : (most))
+
+/* Of weights with fewer bits no more than 4: each number of rows or panels is code of its own. */
+#define TILE_OF(C, weights) \
+    (((weights) == HALVES || (weights) == BYTES) && TILE(C) > 4 ? 4 : TILE(C))
 
 /* Bytes of weights to ask for ahead. Panels of more than the L1 cache come from the L2: 6 to 14 % of
  * the time of an LSTM with H = 256 and 512; more, up to 4 KB, made no difference. With one row, where
@@ -170,9 +172,9 @@ INLINE void multiply_as(const product *p, const int weights, int64_t row0, int64
 {
     for (int64_t panel = panel0; panel < panel1; panel++) {
         for (int64_t row = row0; row < row1;) {
-            int rows = tile_rows(row1 - row, TILE_LIMIT(TILE_ROWS(2), weights));
+            int rows = tile_rows(row1 - row, TILE_OF(2, weights));
 #define BODY(R) product_tile(p, R, weights, row, panel)
-            WITH_ROWS(rows, TILE_LIMIT(TILE_ROWS(2), weights), BODY)
+            WITH_ROWS(rows, TILE_OF(2, weights), BODY)
 #undef BODY
             row += rows;
         }

@@ -6,7 +6,7 @@
 
 /* Rows of a tile of weights' gradients, and numbers from tile to tile of a packed left factor: a line
  * more than it has, else all tiles of 256 rows would fall into one set of the cache. */
-enum { LEFT_ROWS = TILE_ROWS(2), LEFT_GAP = LINE / sizeof(real) };
+enum { LEFT_ROWS = TILE(2), LEFT_GAP = LINE / sizeof(real) };
 
 INLINE int64_t left_step(int64_t rows)
 {

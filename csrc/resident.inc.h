@@ -6,7 +6,7 @@
  */
 
 /* Panels of the largest such layer: with them all accumulators, and the states, have registers. */
-#define RESIDENT_PANELS(C) (TILE_PANELS(C) < 4 ? TILE_PANELS(C) : 4)
+#define RESIDENT_PANELS(C) (TILE(C) < 4 ? TILE(C) : 4)
 
 /* Inputs whose product a step takes itself, while it waits; it has no time for more. */
 enum { RESIDENT_INPUTS = 8 };
