@@ -445,7 +445,10 @@ static void forward(fastrnn_pass *p)
 {
     forward_job j;
     lay_out_forward(&j, p);
-    run(p, forward_member, &j, step_work(p) * (double)j.steps, j.by_rows);
+    if (is_resident(p)) /* a step takes no longer than threads take to meet */
+        pool_run(forward_member, &j, 1, 0);
+    else
+        run(p, forward_member, &j, step_work(p) * (double)j.steps, j.by_rows);
     p->done += j.steps;
     if (p->done == p->T) {
         memcpy(p->h_n, j.states[p->T % 2], (size_t)(p->B * j.R) * sizeof(real));

@@ -19,7 +19,7 @@ import pytest
 import fastrnn
 from compare import assert_same_bits, assert_windows_are_the_whole, exact, ulps
 from fastrnn import dispatch
-from problems import EVERYTHING, VARIANTS, Sizes, Variant, make_problem
+from problems import EVERYTHING, VARIANTS, Features, Sizes, Variant, make_problem
 
 if (why := dispatch.BACKENDS["c"].missing()) is not None:
     pytest.skip(f"c: {why}", allow_module_level=True)
@@ -93,6 +93,25 @@ def test_bits_do_not_depend_on_the_batch(variant: Variant, dtype: str) -> None:
             axis = whole[name].ndim - 2
             part = np.take(whole[name], range(*rows.indices(21)), axis=axis)
             np.testing.assert_array_equal(value, part, err_msg=name)
+
+
+@variants
+@dtypes
+@pytest.mark.parametrize("isa", c_backend.isas())
+def test_a_row_alone_has_the_bits_of_one_among_others(
+    isa: str, variant: Variant, dtype: str
+) -> None:
+    """Its loop is another one, where nothing is recorded and its state fits into registers."""
+    c_backend.use_isa(isa)
+    for H in (1, 2, 3, 7, 8, 9, 16, 17, 31, 33, 48, 49, 64, 65, 128):
+        for T, I, reverse in ((5, 1, False), (67, 8, True), (130, 9, False), (65, 9, True)):
+            if variant.projected and H == 1:
+                continue
+            problem = make_problem(variant, Sizes(T, 3, I, H), Features(reverse=reverse), dtype)
+            whole = problem.infer("c")
+            for name, value in problem.rows(slice(1, 2)).infer("c").items():
+                row = np.take(whole[name], [1], axis=value.ndim - 2)
+                np.testing.assert_array_equal(value, row, err_msg=f"{name} {T} {I} {H}")
 
 
 @variants
