@@ -8,6 +8,9 @@
 /* Panels of the largest such layer: with them all accumulators, and the states, have registers. */
 #define RESIDENT_PANELS(C) (TILE(C) < 4 ? TILE(C) : 4)
 
+/* Of the hidden state: they are wanted before they would be back from memory. */
+enum { FIRST_FACTORS = VL < 3 ? VL : 3 };
+
 /* Inputs whose product a step takes itself, while it waits; it has no time for more. */
 enum { RESIDENT_INPUTS = 8 };
 
@@ -35,7 +38,8 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int Q, i
     const int64_t H = j->p->H, I = j->p->I;
     const int ahead = I > RESIDENT_INPUTS;
     const long panel_step = H * C * VL, way = j->p->reverse ? -1 : 1;
-    const operands rest = {j->states[0] + 2, 0, 1, j->w_h + 2 * C * VL, panel_step, H - 2, NULL};
+    const operands rest = {j->states[0] + FIRST_FACTORS, 0, 1, j->w_h + FIRST_FACTORS * C * VL, panel_step,
+                           H - FIRST_FACTORS, NULL};
     operands x = {(const real *)j->p->x + time_of(j->p, first) * I, 0, 1, j->w_x, I * C * VL, I, NULL};
     const real *pre = ahead ? j->pre : j->bias, *begin = j->states[first % 2];
     real *out = j->output + time_of(j->p, first) * H;
@@ -65,10 +69,11 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int Q, i
             a_n[i] = acc[i * 3 + 2];
             acc[i * 3 + 2] = bias_n[i];
         }
-        /* The first factors are wanted before they would be back from memory. */
         link(acc, Q, C, spread(h[0][0]), j->w_h, panel_step);
         if (H > 1)
             link(acc, Q, C, spread(h[0][1]), j->w_h + C * VL, panel_step);
+        if (FIRST_FACTORS > 2 && H > 2)
+            link(acc, Q, C, spread(h[0][FIRST_FACTORS - 1]), j->w_h + 2 * C * VL, panel_step);
         chain(acc, 1, Q, C, C, REALS, rest);
         UNROLL
         for (int i = 0; i < Q * V; i++) {
