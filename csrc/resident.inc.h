@@ -36,6 +36,7 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int Q, i
 {
     const int C = columns_of(cell), V = vectors_of(cell), G = C / V;
     const int64_t H = j->p->H, I = j->p->I;
+    const int empty = V == 2 && H <= (Q * V - 1) * VL; /* the second half of the last panel */
     const int ahead = I > RESIDENT_INPUTS;
     const long panel_step = H * C * VL, way = j->p->reverse ? -1 : 1;
     const operands rest = {j->states[0] + FIRST_FACTORS, 0, 1, j->w_h + FIRST_FACTORS * C * VL, panel_step,
@@ -43,11 +44,13 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int Q, i
     operands x = {(const real *)j->p->x + time_of(j->p, first) * I, 0, 1, j->w_x, I * C * VL, I, NULL};
     const real *pre = ahead ? j->pre : j->bias, *begin = j->states[first % 2];
     real *out = j->output + time_of(j->p, first) * H;
-    vec h[2 * MOST_ROWS], c[4], bias_n[4];
+    vec h[8] = {{0}}, c[4], bias_n[4];
     if (way < 0 && ahead)
         pre += (last - first - 1) * Q * C * VL;
     UNROLL
     for (int i = 0; i < Q * V; i++) {
+        if (i == Q * V - 1 && empty)
+            break;
         h[i] = load(begin + i * VL);
         store(j->states[0] + i * VL, h[i]);
         if (cell == FASTRNN_LSTM)
@@ -78,8 +81,8 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int Q, i
         UNROLL
         for (int i = 0; i < Q * V; i++) {
             const vec *a = acc + i * G;
-            if (V == 2 && i == Q * V - 1 && H <= i * VL)
-                break; /* the second half of the last panel is empty */
+            if (i == Q * V - 1 && empty)
+                break;
             if (cell == FASTRNN_LSTM) {
                 lstm_values l = lstm_values_of(a, c[i], 0);
                 c[i] = l.c;
@@ -92,12 +95,14 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int Q, i
         }
         UNROLL
         for (int i = 0; i < Q * V; i++) {
+            if (i == Q * V - 1 && empty)
+                break;
             if (cell == FASTRNN_LSTM)
                 h[i] = lstm_hidden(o[i], c[i]);
             store(j->states[0] + i * VL, h[i]);
             if (i < (Q - 1) * V)
                 store(out + i * VL, h[i]);
-            else if (H > i * VL)
+            else
                 store_some(out + i * VL, h[i], (int)min_of(H - i * VL, VL));
         }
         x.a += way * I;
@@ -105,6 +110,8 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int Q, i
     }
     UNROLL
     for (int i = 0; i < Q * V; i++) {
+        if (i == Q * V - 1 && empty)
+            break;
         store(j->states[last % 2] + i * VL, h[i]);
         if (cell == FASTRNN_LSTM)
             store(j->c + i * VL, c[i]);
