@@ -30,9 +30,10 @@ INLINE void link(vec *acc, const int Q, const int C, vec factor, const real *w, 
         acc[i] = fma_(factor, load(w + i / C * panel_step + i % C * VL), acc[i]);
 }
 
-/* A step of panels q ... q + Q - 1 of N: from their input products, or, if there is x, from their bias. */
+/* A step of panels q ... q + Q - 1 of N, from their input products or, if x is given, from their bias;
+ * `before` is the first vector of the state that the step consumes. */
 INLINE void resident_group(const forward_job *j, const int cell, const int N, const int Q, const int q,
-                           const real *pre, const real *x, vec first, vec *h, vec *c, const vec *bias_n)
+                           const real *pre, const real *x, vec before, vec *h, vec *c, const vec *bias_n)
 {
     const int C = columns_of(cell), V = vectors_of(cell), G = C / V;
     const int64_t H = j->p->H, I = j->p->I;
@@ -51,11 +52,11 @@ INLINE void resident_group(const forward_job *j, const int cell, const int N, co
         a_n[i] = acc[i * 3 + 2];
         acc[i * 3 + 2] = bias_n[q + i];
     }
-    link(acc, Q, C, spread(first[0]), w, panel_step);
+    link(acc, Q, C, spread(before[0]), w, panel_step);
     if (H > 1)
-        link(acc, Q, C, spread(first[1]), w + C * VL, panel_step);
+        link(acc, Q, C, spread(before[1]), w + C * VL, panel_step);
     if (FIRST_FACTORS > 2 && H > 2)
-        link(acc, Q, C, spread(first[FIRST_FACTORS - 1]), w + 2 * C * VL, panel_step);
+        link(acc, Q, C, spread(before[FIRST_FACTORS - 1]), w + 2 * C * VL, panel_step);
     operands rest = {j->states[0] + FIRST_FACTORS, 0, 1, w + FIRST_FACTORS * C * VL, panel_step,
                      H - FIRST_FACTORS, NULL};
     chain(acc, 1, Q, C, C, REALS, rest);
@@ -77,7 +78,7 @@ INLINE void resident_group(const forward_job *j, const int cell, const int N, co
     }
 }
 
-/* Steps first ... last - 1 of a layer of N panels, Q at a time, each of them with accumulators of its own. */
+/* Steps first ... last - 1 of a layer of N panels, Q at a time, which have registers for their sums. */
 INLINE void resident_panels(const forward_job *j, const int cell, const int N, const int Q, int64_t first,
                             int64_t last)
 {
@@ -104,10 +105,10 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int N, c
             bias_n[i] = load(j->bias_n + i * VL);
     }
     for (int64_t n = first; n < last; n++) {
-        const vec one = h[0]; /* of which the first factors are */
-        resident_group(j, cell, N, Q, 0, pre, ahead ? NULL : x, one, h, c, bias_n);
+        const vec before = h[0];
+        resident_group(j, cell, N, Q, 0, pre, ahead ? NULL : x, before, h, c, bias_n);
         if (N > Q)
-            resident_group(j, cell, N, Q, Q, pre, ahead ? NULL : x, one, h, c, bias_n);
+            resident_group(j, cell, N, Q, Q, pre, ahead ? NULL : x, before, h, c, bias_n);
         UNROLL
         for (int i = 0; i < N * V; i++) {
             if (i == N * V - 1 && empty)
@@ -136,7 +137,7 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int N, c
 /* Steps of a layer for which is_resident; the products of the input for them are there. */
 SHARED void resident_steps(const forward_job *j, int64_t first, int64_t last)
 {
-#define LSTM(N) resident_panels(j, FASTRNN_LSTM, N, N > TILE(4) ? 2 : N, first, last) /* 4 of 16 registers */
+#define LSTM(N) resident_panels(j, FASTRNN_LSTM, N, N > TILE(4) ? N / 2 : N, first, last)
 #define GRU(N) resident_panels(j, FASTRNN_GRU_AFTER, N, N, first, last)
 #define TANH(N) resident_panels(j, FASTRNN_RNN_TANH, N, N, first, last)
 #define RELU(N) resident_panels(j, FASTRNN_RNN_RELU, N, N, first, last)
