@@ -23,6 +23,7 @@ static void lay_out_weights(forward_job *j, fastrnn_pass *p, int weights, arena 
                        .steps = min_of(p->T - p->done, steps_at_once(p)),
                        .by_rows = shares_rows(p, 0)};
     const int before = cell == FASTRNN_GRU_BEFORE;
+    j->plain = !before && !p->P && !p->hard_gates && !p->lengths && !p->reset && !p->gates && !p->cells;
     j->weights = p->T == 1 && B == 1 && !before && !p->P ? UNPACKED : weights;
     const int packed = j->weights != UNPACKED, bytes = weights == BYTES;
     /* Few rows are too few for a tile: take those of some steps together. Doing so with large weights
@@ -242,6 +243,22 @@ SHARED void points(const forward_job *j, const step *s, int64_t b, int rows, int
 #undef POINTS
 }
 
+/* The same of a plain job, where the tile is: compilers leave out what is known not to be there. */
+INLINE void plain_points(const forward_job *j, const step *s, const int cell, int64_t b, int rows, int64_t q,
+                         vec (*v)[4])
+{
+    fastrnn_pass p = *j->p;
+    forward_job plain = *j;
+    plain.p = &p;
+    plain.R = p.H;
+    plain.gates = plain.cells = NULL;
+    p.lengths = p.reset = NULL;
+    p.P = 0;
+    points_of(&plain, s, cell, 0, 1, b, rows, q, 1, v);
+    if (cell == FASTRNN_LSTM)
+        points_of(&plain, s, cell, 0, 2, b, rows, q, 1, v);
+}
+
 /* Go on with the chains of one row for a number of panels, of weights (gates * H, K) as they are. */
 INLINE void chain_unpacked(vec *acc, const int Q, const int C, const real *a, const real *w, int64_t H,
                            int64_t K, int V, int64_t q)
@@ -297,7 +314,10 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
     UNROLL
     for (int i = 0; i < R * Q * C; i++)
         v[i / C][i % C] = acc[i];
-    points(j, s, b, R, q, Q, v);
+    if (weights == REALS && R > 1 && R == TILE(C) && j->plain && j->p->cell != FASTRNN_RNN_RELU)
+        plain_points(j, s, C == 4 ? FASTRNN_LSTM : C == 3 ? FASTRNN_GRU_AFTER : FASTRNN_RNN_TANH, b, R, q, v);
+    else
+        points(j, s, b, R, q, Q, v);
 }
 
 /* The second product of a step, and what comes after it: rows of one member alone. */
@@ -384,7 +404,7 @@ SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, con
     const int columns = p->cell == FASTRNN_GRU_BEFORE ? 2 : columns_of(p->cell);
     const int narrow = j->weights == HALVES || j->weights == BYTES;
     int64_t ahead_t = 0;
-    if (is_resident(p) && j->weights == REALS && who->team->members == 1) {
+    if (is_resident(j) && who->team->members == 1) {
         const int themselves = p->I <= RESIDENT_INPUTS;
         for (int64_t n = first, end; n < last; n = end) {
             end = themselves ? last : min_of(n + j->ahead, last);
@@ -445,7 +465,7 @@ static void forward(fastrnn_pass *p)
 {
     forward_job j;
     lay_out_forward(&j, p);
-    if (is_resident(p)) /* a step takes no longer than threads take to meet */
+    if (is_resident(&j)) /* a step takes no longer than threads take to meet */
         pool_run(forward_member, &j, 1, 0);
     else
         run(p, forward_member, &j, step_work(p) * (double)j.steps, j.by_rows);

@@ -14,12 +14,10 @@ enum { FIRST_FACTORS = VL < 3 ? VL : 3 };
 /* Inputs whose product a step takes itself, while it waits; it has no time for more. */
 enum { RESIDENT_INPUTS = 8 };
 
-INLINE int is_resident(const fastrnn_pass *p)
+INLINE int is_resident(const forward_job *j)
 {
-    const int V = vectors_of(p->cell);
-    const int plain = p->cell != FASTRNN_GRU_BEFORE && !p->P && !p->hard_gates;
-    const int alone = !p->lengths && !p->reset && !p->gates && !p->cells;
-    return p->B == 1 && p->T > 1 && plain && alone && p->H <= RESIDENT_PANELS * V * VL;
+    const fastrnn_pass *p = j->p;
+    return j->plain && j->weights == REALS && p->B == 1 && j->panels <= RESIDENT_PANELS;
 }
 
 /* Go on with the chains of Q panels by one factor. */

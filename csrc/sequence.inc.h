@@ -172,6 +172,7 @@ typedef struct {
     int64_t ahead;         /* steps whose input product is taken at once; 0: step by step */
     int64_t steps;         /* of a call */
     int by_rows;
+    int plain;             /* nothing is masked, reset, recorded or projected, and no gate is hard */
     int weights;           /* how they lie (narrow.inc.h): UNPACKED for one step of one row */
 } forward_job;
 
