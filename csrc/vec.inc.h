@@ -103,10 +103,25 @@ INLINE void store_some(real *p, vec v, int n)
         STORE_FIRST(p, v, n);
 }
 
-/* a * b + c, rounded once where the machine can: compilers contract it, as they do by default. */
+/* a * b + c, rounded once where the machine can. Compilers contract a sum with a product, as they do by
+ * default, but not across a branch, to where GCC may move one of the two. */
 INLINE vec fma_(vec a, vec b, vec c)
 {
+#if FUSED && X86_BYTES == 64 && REAL_BITS == 32
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif FUSED && X86_BYTES == 64
+    return (vec)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif FUSED && X86_BYTES == 32 && REAL_BITS == 32
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif FUSED && X86_BYTES == 32
+    return (vec)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__) && VECTOR_BYTES == 16 && REAL_BITS == 32
+    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#elif defined(__aarch64__) && VECTOR_BYTES == 16
+    return (vec)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
     return a * b + c;
+#endif
 }
 
 /* a * b, rounded, also where something is added to it: of two products in a sum one is not contracted,
@@ -114,7 +129,11 @@ INLINE vec fma_(vec a, vec b, vec c)
 INLINE vec times(vec a, vec b)
 {
     vec product = a * b;
+#if X86_BYTES || defined(__aarch64__)
     KEEP(product);
+#else
+    __asm__("" : "+m"(product)); /* split vectors, in tests */
+#endif
     return product;
 }
 

@@ -6,6 +6,7 @@ TARGET("avx2,fma,f16c")
 #define ISA avx2
 #define REGISTER_BYTES 32
 #define REGISTERS 16
+#define FUSED 1
 #ifndef REAL_BITS
 #define REAL_BITS 32
 #endif

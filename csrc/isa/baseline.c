@@ -5,6 +5,7 @@
 #define ISA baseline
 #define REGISTER_BYTES 16
 #define REGISTERS 16
+#define FUSED 0
 #ifndef REAL_BITS
 #define REAL_BITS 32
 #endif

@@ -5,6 +5,7 @@
 #define ISA neon
 #define REGISTER_BYTES 16
 #define REGISTERS 32
+#define FUSED 1
 #ifndef REAL_BITS
 #define REAL_BITS 32
 #endif
