@@ -46,6 +46,11 @@ class Variant(NamedTuple):
         """Whether its gates have kinks, and slopes of zero."""
         return self.options.get("gate_activation") == "hard_sigmoid"
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is what has code of its own where nothing is recorded."""
+        return not (self.hard or self.projected or self.options.get("reset_after") is False)
+
     def __str__(self) -> str:
         words = [f"{name}={value}" for name, value in self.options.items()]
         return "-".join([self.cell, *words, *(["projected"] if self.projected else [])])
