@@ -149,7 +149,7 @@ def sdist(tree: Path) -> Path:
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built where pip unpacks the sdist; where there is a compiler, it has to do.
 
-    Optimised less than for users, in three quarters of the time; to leave that out (-O0) takes longer.
+    Optimised less than for users, in three quarters of the time; not at all (-O0) takes longer.
     """
     folder = tmp_path_factory.mktemp("wheel of it")
     settings = {"CFLAGS": "-O1"} | {name: os.environ[name] for name in CHOSEN}
