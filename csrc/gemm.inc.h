@@ -7,7 +7,7 @@
 
 /* Rows of a tile of C columns, or panels that go together where there is one row: 12 accumulators of 16
  * registers, 16 of 32, which hides the latency of each. With them go as many broadcasts as there are rows
- * and one vector of weights. 24 of 32 were up to 3 % faster or slower from 256 units on, but with 32 units
+ * and one vector of weights. 24 of 32 were up to 3 % faster or slower from 128 units on, but with 32 units
  * the points of a tile, which the next one's products run beside, came in lumps: 6 to 12 % slower. */
 #define TILE(C) ((C) == 1 ? 8 : (REGISTERS == 16 ? 12 : 16) / (C))
 #define MOST_ROWS 8
