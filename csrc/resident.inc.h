@@ -11,6 +11,9 @@ enum { RESIDENT_PANELS = 4 };
 /* Of the hidden state: they are wanted before they would be back from memory. */
 enum { FIRST_FACTORS = VL < 3 ? VL : 3 };
 
+/* Units of an LSTM or a GRU whose weights are about as large as the L1 cache. */
+enum { L1_UNITS = 48 };
+
 /* Inputs whose product a step takes itself, while it waits; it has no time for more. */
 enum { RESIDENT_INPUTS = 8 };
 
@@ -76,7 +79,11 @@ INLINE void resident_group(const forward_job *j, const int cell, const int N, co
     }
 }
 
-/* Steps first ... last - 1 of a layer of N panels, Q at a time, which have registers for their sums. */
+/* Steps first ... last - 1 of a layer of N panels, Q at a time, which have registers for their sums.
+ *
+ * Where the weights do not fit into the L1 cache, each step goes through the panels the other way than
+ * the one before it (streams swap their states), so that those it begins with are still there: 64 units
+ * took 15 to 20 % less time with 32 KB of it. */
 INLINE void resident_panels(const forward_job *j, const int cell, const int N, const int Q, int64_t first,
                             int64_t last)
 {
@@ -84,6 +91,7 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int N, c
     const int64_t H = j->p->H, I = j->p->I;
     const int empty = V == 2 && H <= (N * V - 1) * VL; /* the second half of the last panel */
     const int ahead = I > RESIDENT_INPUTS;
+    const int64_t odd = j->states[0] > j->states[1];
     const long way = j->p->reverse ? -1 : 1;
     const real *x = (const real *)j->p->x + time_of(j->p, first) * I;
     const real *pre = ahead ? j->pre : j->bias, *begin = j->states[first % 2];
@@ -104,9 +112,21 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int N, c
     }
     for (int64_t n = first; n < last; n++) {
         const vec before = h[0];
-        resident_group(j, cell, N, Q, 0, pre, ahead ? NULL : x, before, h, c, bias_n);
-        if (N > Q)
-            resident_group(j, cell, N, Q, Q, pre, ahead ? NULL : x, before, h, c, bias_n);
+#define GROUP(q) \
+    if (q < N) \
+    resident_group(j, cell, N, Q, q, pre, ahead ? NULL : x, before, h, c, bias_n)
+        if (N == Q || (n + odd) % 2 == 0) {
+            GROUP(0);
+            GROUP(Q);
+            GROUP(2 * Q);
+            GROUP(3 * Q);
+        } else {
+            GROUP(3 * Q);
+            GROUP(2 * Q);
+            GROUP(Q);
+            GROUP(0);
+        }
+#undef GROUP
         UNROLL
         for (int i = 0; i < N * V; i++) {
             if (i == N * V - 1 && empty)
@@ -135,8 +155,8 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int N, c
 /* Steps of a layer for which is_resident; the products of the input for them are there. */
 SHARED void resident_steps(const forward_job *j, int64_t first, int64_t last)
 {
-#define LSTM(N) resident_panels(j, FASTRNN_LSTM, N, N > TILE(4) ? N / 2 : N, first, last)
-#define GRU(N) resident_panels(j, FASTRNN_GRU_AFTER, N, N, first, last)
+#define LSTM(N) resident_panels(j, FASTRNN_LSTM, N, N * VL > L1_UNITS ? 1 : N > TILE(4) ? N / 2 : N, first, last)
+#define GRU(N) resident_panels(j, FASTRNN_GRU_AFTER, N, N * VL > L1_UNITS ? N / 2 : N, first, last)
 #define TANH(N) resident_panels(j, FASTRNN_RNN_TANH, N, N, first, last)
 #define RELU(N) resident_panels(j, FASTRNN_RNN_RELU, N, N, first, last)
     switch (j->p->cell) {
