@@ -133,6 +133,32 @@ SHARED void activate(int activation, real *rows, int64_t count, int64_t n)
     }
 }
 
+/* y = W x + b of some rows. A single output would fill one lane of a vector: its rows are the lanes,
+ * which took 6 ns a row to 3 with 8 units. */
+SHARED void take_head(const stream *s, const real *x, real *y, int64_t rows)
+{
+    if (s->O > 1 || rows < VL || s->weights != REALS) {
+        product m = {{x, s->R, 1, s->head, s->R * UNITS, s->R, s->head_scales},
+                     s->head_bias, 0, y, s->O, s->O, 0, s->weights};
+        multiply(&m, 0, rows, 0, ceil_div(s->O, UNITS));
+        return;
+    }
+    for (int64_t row = 0; row < rows; row += VL) {
+        const int some = (int)min_of(rows - row, VL);
+        vec sum = spread(s->head_bias ? s->head_bias[0] : 0);
+        for (int64_t k = 0; k < s->R; k += VL) {
+            const int count = (int)min_of(s->R - k, VL);
+            vec v[VL];
+            load_transposed(x + row * s->R + k, s->R, some, count, v);
+            UNROLL
+            for (int i = 0; i < VL; i++)
+                if (i < count)
+                    sum = fma_(spread(s->head[(k + i) * UNITS]), v[i], sum);
+        }
+        store_some(y + row, sum, some);
+    }
+}
+
 /* Run so many steps, of one layer after the other. */
 INLINE void stream_chunk(stream *s, const real *x, real *y, int64_t steps)
 {
@@ -151,11 +177,8 @@ INLINE void stream_chunk(stream *s, const real *x, real *y, int64_t steps)
         }
         x = j->output;
     }
-    if (s->head) {
-        product m = {{x, s->R, 1, s->head, s->R * UNITS, s->R, s->head_scales},
-                     s->head_bias, 0, y, s->O, s->O, 0, s->weights};
-        multiply(&m, 0, steps * s->B, 0, ceil_div(s->O, UNITS));
-    }
+    if (s->head)
+        take_head(s, x, y, steps * s->B);
     activate(s->activation, y, steps * s->B, s->O);
 }
 

@@ -69,11 +69,11 @@ INLINE void store(real *p, vec v)
 #elif X86_BYTES == 32 && REAL_BITS == 32
 #define FIRST(n) ((__m256i)((ivec){0, 1, 2, 3, 4, 5, 6, 7} < (n)))
 #define LOAD_FIRST(p, n) (vec) _mm256_maskload_ps(p, FIRST(n))
-#define STORE_FIRST(p, v, n) _mm256_maskstore_ps(p, FIRST(n), (__m256)(v))
+#define STORE_FIRST(p, v, n) store_first(p, v, n)
 #elif X86_BYTES == 32
 #define FIRST(n) ((__m256i)((ivec){0, 1, 2, 3} < (n)))
 #define LOAD_FIRST(p, n) (vec) _mm256_maskload_pd(p, FIRST(n))
-#define STORE_FIRST(p, v, n) _mm256_maskstore_pd(p, FIRST(n), (__m256d)(v))
+#define STORE_FIRST(p, v, n) store_first(p, v, n)
 #else
 INLINE vec load_first(const real *p, int n)
 {
@@ -87,6 +87,28 @@ INLINE void store_first(real *p, vec v, int n)
     __builtin_memcpy(p, &v, (size_t)n * sizeof(real));
 }
 #define STORE_FIRST(p, v, n) store_first(p, v, n)
+#endif
+
+#if X86_BYTES == 32
+/* In parts: for a store with a mask AMD's processors take some 20 operations. */
+INLINE void store_first(real *p, vec v, int n)
+{
+    const int words = n * (REAL_BITS / 32);
+    float *to = (float *)p;
+    __m128 part = _mm256_castps256_ps128((__m256)v);
+    if (words & 4) {
+        _mm_storeu_ps(to, part);
+        to += 4;
+        part = _mm256_extractf128_ps((__m256)v, 1);
+    }
+    if (words & 2) {
+        _mm_storel_pi((__m64 *)to, part);
+        to += 2;
+        part = _mm_movehl_ps(part, part);
+    }
+    if (words & 1)
+        _mm_store_ss(to, part);
+}
 #endif
 
 /* The first n elements; the other lanes are zero, and their memory is not touched. */

@@ -115,9 +115,9 @@ class Network:
         self.most = max(1, MOST_AT_ONCE // work)
         self.step = partial(lib.fastrnn_stream_arrays, self.handle) if knows_arrays() else _no_step
 
-    def run(self, x: Array) -> Array:
-        """Take steps: a checked x (T, B, I) to (T, B, ·)."""
-        output = empty((len(x), *self.shape), self.dtype)
+    def run(self, x: Array, out: Array | None = None) -> Array:
+        """Take steps: a checked x (T, B, I) to (T, B, ·), an array apart from it."""
+        output = empty((len(x), *self.shape), self.dtype) if out is None else out
         for first in range(0, len(x), self.most):  # and return now and then, for Ctrl-C
             part = slice(first, min(len(x), first + self.most))
             pointers = ffi.from_buffer(x[part]), ffi.from_buffer(output[part])

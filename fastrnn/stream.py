@@ -141,12 +141,12 @@ class Stream:
         self._dtype = states.recurrent_layers(self._model)[0].dtype
         self.input, self.output = states.inputs(self._model, self.batch), None
         if self.input is not None:
-            self._shape = self._shape_of(self.input)
+            self._shape = self._shape_of(self.input[None])
             self.output = np.zeros(self._shape, self._dtype)
 
     def _shape_of(self, x: Array) -> tuple[int, ...]:
-        """Return the shape of the output of a step: after no step at all it is known, too."""
-        output, _ = self._model(x[None][:0])
+        """Return the shape of a step's output, of steps x: after none at all it is known, too."""
+        output, _ = self._model(x[:0])
         return np.shape(output)[1:]
 
     def step(self, x: Array | None = None, out: Array | None = None) -> Array:
@@ -177,25 +177,46 @@ class Stream:
             result = workspace.empty(self._shape, self._dtype) if out is None else out
             if self._quick(id(x), id(result)):
                 return result
-        found = states.read_input("x", self._model, x, ("B", self.batch))
-        if out is not None:
-            _writable("out", out, self._shape_of(found), self._dtype)
-        output = np.asarray(self._engine.run(found[None])[0])
+        found = states.read_input("x", self._model, x, ("B", self.batch))[None]
         if out is None:
-            return output
-        out[...] = output
+            return np.asarray(self._engine.run(found)[0])
+        _writable("out", out, self._shape_of(found), self._dtype)
+        self._fill(found, out[None])
         return out
 
-    def push(self, block: Array) -> Array:
-        """Take T samples of each row, (T, B, ·), and return their outputs, (T, B, ·).
+    def push(self, block: Array, out: Array | None = None) -> Array:
+        """Take T samples of each row.
+
+        Parameters
+        ----------
+        block
+            (T, B, I), or (T, B) integers for an `Embedding`.
+        out
+            Where the output is written, C-contiguous, of its shape and dtype; None for a new array.
+
+        Returns
+        -------
+        output
+            (T, B, ·), `out` if it was given.
 
         Raises
         ------
         ValueError, TypeError
-            If it is wrong; then the state has not changed.
+            If an argument is wrong; then neither the state nor `out` has changed.
         """
         found = states.read_input("block", self._model, block, "T", ("B", self.batch))
-        return self._engine.run(found)
+        if out is None:
+            return self._engine.run(found)
+        _writable("out", out, (len(found), *self._shape_of(found)), self._dtype)
+        self._fill(found, out)
+        return out
+
+    def _fill(self, x: Array, out: Array) -> None:
+        """Take steps, (T, B, ·), into an array that may be x."""
+        if np.may_share_memory(x, out):
+            out[...] = self._engine.run(x)
+        else:
+            self._engine.run(x, out)
 
     def reset(self, rows: Array | None = None) -> None:
         """Set the state to zeros.
@@ -297,8 +318,8 @@ class _Engine(Protocol):
     def quick(self) -> Callable[[int, int], int] | None:
         """Takes a step from one array to another, by their `id`; or returns 0 and does nothing."""
 
-    def run(self, x: Array) -> Array:
-        """Take T steps, (T, B, ·), already checked."""
+    def run(self, x: Array, out: Array | None = None) -> Array:
+        """Take T steps, (T, B, ·), already checked, into an array apart from x, if there is one."""
 
     def read(self) -> Any:
         """Return a copy of the state, as the model has it."""
@@ -319,9 +340,12 @@ class _Called:
         self.model = model
         self.state = states.read(model, batch)
 
-    def run(self, x: Array) -> Array:
+    def run(self, x: Array, out: Array | None = None) -> Array:
         output, self.state = self.model(x, self.state)
-        return np.asarray(output)
+        if out is None:
+            return np.asarray(output)
+        out[...] = output
+        return out
 
     def read(self) -> Any:
         return states.each(np.array, self.state)

@@ -1,5 +1,6 @@
 """What the C backend promises beyond parity: bits, accuracy, the short way in, interruption."""
 
+import itertools
 import os
 import platform
 import re
@@ -111,6 +112,27 @@ def test_shorter_ways_have_the_bits_of_the_long_one(isa: str, variant: Variant, 
                 np.testing.assert_array_equal(value, recorded[name], err_msg=case)
                 row = np.take(value, [1], axis=value.ndim - 2)
                 np.testing.assert_array_equal(alone[name], row, err_msg=case)
+
+
+@pytest.mark.parametrize("isa", c_backend.isas())
+@dtypes
+def test_streams_have_the_bits_of_the_whole(isa: str, dtype: str) -> None:
+    """However they are cut; of a head with one output, whose lanes are rows, and with several."""
+    c_backend.use_isa(isa)
+    for kind, H in itertools.product((fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM), (3, 33, 64)):
+        layer = kind(2, H, dtype=dtype, seed=1)
+        x = np.random.default_rng(4).normal(size=(67, 5, 2)).astype(dtype)
+        expected, _ = layer(x)
+        several, one = (fastrnn.Linear(H, outputs, dtype=dtype, seed=2) for outputs in (3, 1))
+        for name, parameter in one.parameters.items():
+            parameter[...] = several.parameters[name][:1]
+        columns = fastrnn.Stream(fastrnn.Sequential(layer, several), 5).push(x)[..., :1]
+        for model, whole in ((layer, expected), (fastrnn.Sequential(layer, one), columns)):
+            for B in (1, 5):
+                stream, some = fastrnn.Stream(model, B), x[:, :B]
+                parts = [stream.step(some[t])[None] for t in range(5)]
+                parts += [stream.push(part) for part in np.split(some[5:], [3, 36])]
+                np.testing.assert_array_equal(np.concatenate(parts), whole[:, :B])
 
 
 @variants

@@ -142,20 +142,32 @@ def test_states_and_outputs_are_the_callers_own() -> None:
     assert all(np.isfinite(array).all() for array in stream.state)
 
 
-def test_out() -> None:
-    layer = fastrnn.GRU(I, H, seed=1)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_out(backend: str) -> None:
+    layer = fastrnn.GRU(I, H, backend=backend, seed=1)
     x = draw(T, B, I)
     expected, _ = layer(x)
     stream = fastrnn.Stream(layer, B)
-    out = np.full((B, H), np.nan, np.float32)
-    for t in range(T):
-        assert stream.step(x[t], out) is out
-        same(out, expected[t])
-    square = fastrnn.Stream(fastrnn.RNN(H, H, seed=1), B)
-    buffer = draw(B, H)
-    other = fastrnn.Stream(fastrnn.RNN(H, H, seed=1), B)
-    wanted = other.step(buffer.copy())
-    same(square.step(buffer, out=buffer), wanted)  # in place
+    out = np.full((T, B, H), np.nan, np.float32)
+    for t in range(6):
+        assert stream.step(x[t], out[t]).base is out
+    rest = out[6:]
+    assert stream.push(x[6:], rest) is rest
+    near(out, expected)
+    assert stream.push(x[:0], out[:0]).shape == (0, B, H)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_out_may_be_the_input(backend: str) -> None:
+    layer = fastrnn.RNN(H, H, backend=backend, seed=1)
+    x = draw(T, B, H)
+    expected, _ = layer(x)
+    stream = fastrnn.Stream(layer, B)
+    for buffer in x[:4]:
+        assert stream.step(buffer, out=buffer) is buffer
+    stream.push(x[4:-1], out=x[5:])
+    near(x[:4], expected[:4])
+    near(x[5:], expected[4:-1])
 
 
 @pytest.mark.parametrize(
@@ -176,6 +188,10 @@ def test_out() -> None:
         lambda s, x: s.step(x[0], np.broadcast_to(np.float32(0), (B, H))),
         lambda s, x: s.step(x[0], np.frombuffer(bytes(4 * B * H), np.float32).reshape(B, H)),
         lambda s, x: s.step(x[0], [0.0] * H),
+        lambda s, x: s.push(x, np.zeros((B, H), np.float32)),
+        lambda s, x: s.push(x, np.zeros((T + 1, B, H), np.float32)),
+        lambda s, x: s.push(x, np.zeros((T, B, H))),
+        lambda s, x: s.push(x, np.zeros((T, B, 2 * H), np.float32)[..., ::2]),
     ],
 )
 def test_what_is_refused_leaves_the_state(call: Any) -> None:
