@@ -279,12 +279,12 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
 {
     const int64_t B = j->p->B, I = j->p->I;
     vec acc[ACCUMULATORS], v[ACCUMULATORS][4];
-    if (j->ahead) {
+    if (s->pre) {
         const int all = columns_of(j->p->cell);
         UNROLL
         for (int i = 0; i < R * Q * C; i++) {
-            int64_t row = s->at + b + i / C / Q, panel = q + i / C % Q;
-            acc[i] = load(j->pre + ((row * j->panels + panel) * all + i % C) * VL);
+            int64_t row = b + i / C / Q, panel = q + i / C % Q;
+            acc[i] = load(s->pre + ((row * j->panels + panel) * all + i % C) * VL);
         }
     } else {
         UNROLL
@@ -341,7 +341,7 @@ SHARED void second_half(const forward_job *j, const step *s, const share *who)
                 put_hidden(j, s, b, u, n, load_some(out + b * R + u, n));
             else
                 gru_before_forward_2(
-                    j, s, b, u, n, load(j->pre + (((s->at + b) * j->panels + u / VL) * 3 + 2) * VL));
+                    j, s, b, u, n, load(s->pre + ((b * j->panels + u / VL) * 3 + 2) * VL));
         }
     }
 }
@@ -403,14 +403,16 @@ SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, con
     const int twice = p->P || p->cell == FASTRNN_GRU_BEFORE;
     const int columns = p->cell == FASTRNN_GRU_BEFORE ? 2 : columns_of(p->cell);
     const int narrow = j->weights == HALVES || j->weights == BYTES;
+    /* Of a single step nothing is gained by it, and one row's would be fewer chains than hide a latency. */
+    const int ahead = j->ahead && (last - first > 1 || p->cell == FASTRNN_GRU_BEFORE);
     int64_t ahead_t = 0;
     if (is_resident(j) && who->team->members == 1) {
-        const int themselves = p->I <= RESIDENT_INPUTS;
+        const int themselves = !ahead || p->I <= RESIDENT_INPUTS;
         for (int64_t n = first, end; n < last; n = end) {
             end = themselves ? last : min_of(n + j->ahead, last);
             if (!themselves)
                 input_ahead(j, earliest_of(p, n, end), end - n, who);
-            resident_steps(j, n, end);
+            resident_steps(j, n, end, themselves ? NULL : j->pre);
         }
         return;
     }
@@ -419,13 +421,13 @@ SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, con
                   .h = j->states[number % 2],
                   .h_next = j->states[(number + 1) % 2],
                   .t_next = number + 1 < p->T ? time_of(p, number + 1) : -1};
-        if (j->ahead) {
+        if (ahead) {
             if ((number - first) % j->ahead == 0) {
                 int64_t steps = min_of(j->ahead, last - number);
                 ahead_t = earliest_of(p, number, number + steps);
                 input_ahead(j, ahead_t, steps, who);
             }
-            s.at = (s.t - ahead_t) * p->B;
+            s.pre = j->pre + (s.t - ahead_t) * p->B * j->panels * columns_of(p->cell) * VL;
         }
         share some = *who;
         shrink(p, s.t, &some.b0, &some.b1);

@@ -53,9 +53,8 @@ typedef struct {
 /* Those that compute, for numbers of 4 or 8 bytes (dispatch.c). */
 const kernels *fastrnn_kernels(int real_bytes);
 
-/* The same for the streams of layers of at most so many units: shorter vectors, if those hold them all
- * and give the same bits. With 8 units an LSTM's step on AVX-512 took 1.06 times as long as on AVX2. */
-const kernels *fastrnn_stream_kernels(int real_bytes, int64_t units);
+/* The same for a stream of a network. */
+const kernels *fastrnn_stream_kernels(const fastrnn_network *network);
 
 /* The sizes of a stream; returns the bytes of a number (stream.c). */
 int fastrnn_stream_sizes(const fastrnn_stream *stream, int64_t *B, int64_t *I, int64_t *O);

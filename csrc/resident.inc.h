@@ -79,25 +79,28 @@ INLINE void resident_group(const forward_job *j, const int cell, const int N, co
     }
 }
 
-/* Steps first ... last - 1 of a layer of N panels, Q at a time, which have registers for their sums.
+/* Steps first ... last - 1 of a layer of N panels, Q at a time, which have registers for their sums, from
+ * the input's products, or null.
  *
  * Where the weights do not fit into the L1 cache, each step goes through the panels the other way than
  * the one before it (streams swap their states), so that those it begins with are still there: 64 units
  * took 15 to 20 % less time with 32 KB of it. */
 INLINE void resident_panels(const forward_job *j, const int cell, const int N, const int Q, int64_t first,
-                            int64_t last)
+                            int64_t last, const real *pre)
 {
     const int C = columns_of(cell), V = vectors_of(cell), G = C / V;
     const int64_t H = j->p->H, I = j->p->I;
     const int empty = V == 2 && H <= (N * V - 1) * VL; /* the second half of the last panel */
-    const int ahead = I > RESIDENT_INPUTS;
+    const int ahead = pre != NULL;
     const int64_t odd = j->states[0] > j->states[1];
     const long way = j->p->reverse ? -1 : 1;
     const real *x = (const real *)j->p->x + time_of(j->p, first) * I;
-    const real *pre = ahead ? j->pre : j->bias, *begin = j->states[first % 2];
+    const real *begin = j->states[first % 2];
     real *out = j->output + time_of(j->p, first) * H;
     vec h[8] = {{0}}, c[4], bias_n[4];
-    if (way < 0 && ahead)
+    if (!ahead)
+        pre = j->bias;
+    else if (way < 0)
         pre += (last - first - 1) * N * C * VL;
     UNROLL
     for (int i = 0; i < N * V; i++) {
@@ -152,13 +155,13 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int N, c
     }
 }
 
-/* Steps of a layer for which is_resident; the products of the input for them are there. */
-SHARED void resident_steps(const forward_job *j, int64_t first, int64_t last)
+/* Steps of a layer for which is_resident, from the input's products, or null: it takes them itself. */
+SHARED void resident_steps(const forward_job *j, int64_t first, int64_t last, const real *pre)
 {
-#define LSTM(N) resident_panels(j, FASTRNN_LSTM, N, N * VL > L1_UNITS ? 1 : N > TILE(4) ? N / 2 : N, first, last)
-#define GRU(N) resident_panels(j, FASTRNN_GRU_AFTER, N, N * VL > L1_UNITS ? N / 2 : N, first, last)
-#define TANH(N) resident_panels(j, FASTRNN_RNN_TANH, N, N, first, last)
-#define RELU(N) resident_panels(j, FASTRNN_RNN_RELU, N, N, first, last)
+#define LSTM(N) resident_panels(j, FASTRNN_LSTM, N, N * VL > L1_UNITS ? 1 : N > TILE(4) ? N / 2 : N, first, last, pre)
+#define GRU(N) resident_panels(j, FASTRNN_GRU_AFTER, N, N * VL > L1_UNITS ? N / 2 : N, first, last, pre)
+#define TANH(N) resident_panels(j, FASTRNN_RNN_TANH, N, N, first, last, pre)
+#define RELU(N) resident_panels(j, FASTRNN_RNN_RELU, N, N, first, last, pre)
     switch (j->p->cell) {
     case FASTRNN_LSTM: WITH_ROWS(j->panels, RESIDENT_PANELS, LSTM) break;
     case FASTRNN_GRU_AFTER: WITH_ROWS(j->panels, RESIDENT_PANELS, GRU) break;

@@ -178,7 +178,7 @@ typedef struct {
 
 typedef struct {
     int64_t t;
-    int64_t at;        /* row of the step's first in `pre` */
+    const real *pre;   /* its input's products, from the first row on; null: tiles take them */
     const real *h;     /* (B, R): what it consumes */
     real *h_next;      /* what the next one does */
     int64_t t_next;    /* or -1 */

@@ -28,10 +28,7 @@ static void *zeroed(size_t bytes)
 
 fastrnn_stream *fastrnn_stream_new(const fastrnn_network *network, fastrnn_stream *like)
 {
-    int64_t units = 0;
-    for (int n = 0; n < network->count; n++)
-        units = max_of(units, network->layers[n].H);
-    const kernels *k = like ? like->kernels : fastrnn_stream_kernels(network->real_bytes, units);
+    const kernels *k = like ? like->kernels : fastrnn_stream_kernels(network);
     const size_t passes = (size_t)network->count * sizeof(fastrnn_pass);
     int64_t weights_bytes, state_bytes;
     k->stream_bytes(network, &weights_bytes, &state_bytes);
