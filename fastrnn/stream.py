@@ -146,6 +146,8 @@ class Stream:
 
     def _shape_of(self, x: Array) -> tuple[int, ...]:
         """Return the shape of a step's output, of steps x: after none at all it is known, too."""
+        if self.output is not None:
+            return self._shape
         output, _ = self._model(x[:0])
         return np.shape(output)[1:]
 
