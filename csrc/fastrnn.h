@@ -126,6 +126,14 @@ FASTRNN_API void fastrnn_stream_push(fastrnn_stream *stream, const void *x, void
  * plain and apart from each other; else return 0, and nothing was done. */
 FASTRNN_API int fastrnn_stream_arrays(fastrnn_stream *stream, uintptr_t x, uintptr_t y);
 
+/* Its arguments, gathered, and the same by their address: Python passes one argument in a third of the
+ * time that three take. */
+typedef struct {
+    fastrnn_stream *stream;
+    uintptr_t x, y;
+} fastrnn_stream_call;
+FASTRNN_API int fastrnn_stream_again(uintptr_t call);
+
 /* Read or `set` the state of a layer, h (B, R) and, of an LSTM, c (B, H); null sets zeros. Make states
  * zero: of the rows whose byte is not 0, or of all rows if `rows` is null. */
 FASTRNN_API void fastrnn_stream_state(fastrnn_stream *stream, int layer, void *h, void *c, int set);

@@ -177,3 +177,9 @@ int fastrnn_stream_arrays(fastrnn_stream *stream, uintptr_t x, uintptr_t y)
     fastrnn_stream_step(stream, in, out);
     return 1;
 }
+
+int fastrnn_stream_again(uintptr_t call)
+{
+    const fastrnn_stream_call *c = (const fastrnn_stream_call *)call;
+    return fastrnn_stream_arrays(c->stream, c->x, c->y);
+}
