@@ -120,8 +120,9 @@ class Network:
         if not knows_arrays():
             return _no_step
         call = ffi.new("fastrnn_stream_call *", (self.handle, id(x), id(y)))
-        self.kept = call, x, y
-        return partial(lib.fastrnn_stream_again, int(ffi.cast("uintptr_t", call)))
+        again = partial(lib.fastrnn_stream_again, int(ffi.cast("uintptr_t", call)))
+        vars(again)["kept"] = call, self.handle, x, y  # as long as it can be called
+        return again
 
     def run(self, x: Array, out: Array | None = None) -> Array:
         """Take steps: a checked x (T, B, I) to (T, B, ·), an array apart from it."""
