@@ -5,8 +5,8 @@
  * values that go through memory, took a third of the time of 8 to 32 units. The bits are the same.
  */
 
-/* Panels of the largest such layer. */
-enum { RESIDENT_PANELS = 4 };
+/* Panels of the largest such layer, of at most 64 units, and of the largest whose states are in registers. */
+enum { RESIDENT_PANELS = VL > 8 ? 4 : 8, IN_REGISTERS = 4 };
 
 /* Of the hidden state: they are wanted before they would be back from memory. */
 enum { FIRST_FACTORS = VL < 3 ? VL : 3 };
@@ -20,7 +20,8 @@ enum { RESIDENT_INPUTS = 8 };
 INLINE int is_resident(const forward_job *j)
 {
     const fastrnn_pass *p = j->p;
-    return j->plain && j->weights == REALS && p->B == 1 && j->panels <= RESIDENT_PANELS;
+    const int most = gates_of(p->cell) > 1 ? RESIDENT_PANELS : IN_REGISTERS;
+    return j->plain && j->weights == REALS && p->B == 1 && j->panels <= most;
 }
 
 /* Go on with the chains of Q panels by one factor. */
@@ -155,18 +156,78 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int N, c
     }
 }
 
+/* The same of more panels, two at a time, of an LSTM or a GRU: states do not fit into registers any more. */
+INLINE void many_panels(const forward_job *j, const int cell, int64_t first, int64_t last, const real *pre)
+{
+    const int C = columns_of(cell), N = (int)j->panels;
+    const int64_t H = j->p->H, I = j->p->I, odd = j->states[0] > j->states[1];
+    const int ahead = pre != NULL;
+    const long way = j->p->reverse ? -1 : 1;
+    const real *x = (const real *)j->p->x + time_of(j->p, first) * I, *begin = j->states[first % 2];
+    real *out = j->output + time_of(j->p, first) * H;
+    vec h[RESIDENT_PANELS], c[RESIDENT_PANELS], bias_n[RESIDENT_PANELS];
+    if (!ahead)
+        pre = j->bias;
+    else if (way < 0)
+        pre += (last - first - 1) * N * C * VL;
+    for (int i = 0; i < N; i++) {
+        h[i] = load(begin + i * VL);
+        store(j->states[0] + i * VL, h[i]);
+        if (cell == FASTRNN_LSTM)
+            c[i] = load(j->c + i * VL);
+        else
+            bias_n[i] = load(j->bias_n + i * VL);
+    }
+    for (int64_t n = first; n < last; n++) {
+        const vec before = h[0];
+        const int back = (int)((n + odd) % 2);
+        for (int k = 0; k < N; k += 2) {
+            const int q = back ? (N - 1) / 2 * 2 - k : k;
+            if (q + 1 < N)
+                resident_group(j, cell, N, 2, q, pre, ahead ? NULL : x, before, h, c, bias_n);
+            else
+                resident_group(j, cell, N, 1, q, pre, ahead ? NULL : x, before, h, c, bias_n);
+        }
+        for (int i = 0; i < N; i++) {
+            store(j->states[0] + i * VL, h[i]);
+            store_some(out + i * VL, h[i], (int)min_of(H - i * VL, VL));
+        }
+        if (ahead)
+            pre += way * N * C * VL;
+        x += way * I;
+        out += way * H;
+    }
+    for (int i = 0; i < N; i++) {
+        store(j->states[last % 2] + i * VL, h[i]);
+        if (cell == FASTRNN_LSTM)
+            store(j->c + i * VL, c[i]);
+    }
+}
+
+SHARED void many_steps(const forward_job *j, int64_t first, int64_t last, const real *pre)
+{
+    if (j->p->cell == FASTRNN_LSTM)
+        many_panels(j, FASTRNN_LSTM, first, last, pre);
+    else
+        many_panels(j, FASTRNN_GRU_AFTER, first, last, pre);
+}
+
 /* Steps of a layer for which is_resident, from the input's products, or null: it takes them itself. */
 SHARED void resident_steps(const forward_job *j, int64_t first, int64_t last, const real *pre)
 {
+    if (j->panels > IN_REGISTERS) { /* apart: beside it, compilers spilled more of the others */
+        many_steps(j, first, last, pre);
+        return;
+    }
 #define LSTM(N) resident_panels(j, FASTRNN_LSTM, N, N * VL > L1_UNITS ? 1 : N > TILE(4) ? N / 2 : N, first, last, pre)
 #define GRU(N) resident_panels(j, FASTRNN_GRU_AFTER, N, N * VL > L1_UNITS ? N / 2 : N, first, last, pre)
 #define TANH(N) resident_panels(j, FASTRNN_RNN_TANH, N, N, first, last, pre)
 #define RELU(N) resident_panels(j, FASTRNN_RNN_RELU, N, N, first, last, pre)
     switch (j->p->cell) {
-    case FASTRNN_LSTM: WITH_ROWS(j->panels, RESIDENT_PANELS, LSTM) break;
-    case FASTRNN_GRU_AFTER: WITH_ROWS(j->panels, RESIDENT_PANELS, GRU) break;
-    case FASTRNN_RNN_TANH: WITH_ROWS(j->panels, RESIDENT_PANELS, TANH) break;
-    default: WITH_ROWS(j->panels, RESIDENT_PANELS, RELU)
+    case FASTRNN_LSTM: WITH_ROWS(j->panels, IN_REGISTERS, LSTM) break;
+    case FASTRNN_GRU_AFTER: WITH_ROWS(j->panels, IN_REGISTERS, GRU) break;
+    case FASTRNN_RNN_TANH: WITH_ROWS(j->panels, IN_REGISTERS, TANH) break;
+    default: WITH_ROWS(j->panels, IN_REGISTERS, RELU)
     }
 #undef LSTM
 #undef GRU
