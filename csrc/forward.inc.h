@@ -354,15 +354,17 @@ SHARED void rest(const forward_job *j, const step *s, const share *who, int64_t 
             idle(j, s, j->p->cell, b, u, (int)min_of(j->p->H - u, VL));
 }
 
-/* All tiles of a step, of C columns. */
+/* All tiles of a step, of C columns: from step to step to and fro, so that a cache which does not hold all
+ * weights still has those that come first. */
 INLINE void tiles(const forward_job *j, const step *s, const int C, const int weights, const share *who)
 {
     const int64_t units = vectors_of(j->p->cell) * VL;
-    const int64_t q1 = ceil_div(who->u1, units);
-    for (int64_t q = who->u0 / units; q < q1;) {
-        int panels = 1;
-        if (who->b1 - who->b0 == 1) {
-            panels = tile_rows(q1 - q, TILE_OF(C, weights));
+    const int64_t first = who->u0 / units, count = ceil_div(who->u1, units) - first;
+    const int alone = who->b1 - who->b0 == 1, back = s->h > s->h_next;
+    for (int64_t done = 0; done < count;) {
+        const int panels = alone ? tile_rows(count - done, TILE_OF(C, weights)) : 1;
+        const int64_t q = first + (back ? count - done - panels : done);
+        if (alone) {
 #define BODY(Q) forward_tile(j, s, C, 1, Q, weights, who->b0, q)
 #define AS_THEY_ARE(Q) forward_tile(j, s, C, 1, Q, UNPACKED, who->b0, q)
             if (weights == REALS && j->weights == UNPACKED) {
@@ -381,7 +383,7 @@ INLINE void tiles(const forward_job *j, const step *s, const int C, const int we
                 b += rows;
             }
         }
-        q += panels;
+        done += panels;
     }
 }
 
