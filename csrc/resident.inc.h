@@ -1,4 +1,4 @@
-/* Steps of one row whose state fits into registers, of passes that record nothing.
+/* Steps of one row of few units, of passes that record nothing; where it fits, their state is in registers.
  *
  * Such a step is a chain of latencies: of the products with the hidden state, one after the other as
  * their order is promised, and of two activations. What a tile does around them, with calls and with
