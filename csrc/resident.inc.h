@@ -5,8 +5,8 @@
  * values that go through memory, took a third of the time of 8 to 32 units. The bits are the same.
  */
 
-/* Panels of the largest such layer, of at most 64 units, and of the largest whose states are in registers. */
-enum { RESIDENT_PANELS = VL > 8 ? 4 : 8, IN_REGISTERS = 4 };
+/* Panels of the largest such layer, and of the largest whose states are in registers. */
+enum { RESIDENT_PANELS = REGISTERS == 16 ? 8 : 4, IN_REGISTERS = 4 };
 
 /* Of the hidden state: they are wanted before they would be back from memory. */
 enum { FIRST_FACTORS = VL < 3 ? VL : 3 };
