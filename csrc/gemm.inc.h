@@ -252,6 +252,21 @@ SHARED void pack_columns(const real *w, long step, int64_t K, int64_t N, real *o
     }
 }
 
+/* Go on with a chain by a[0] times the first numbers of rows, a[1] times the second, and so on. */
+INLINE vec add_rows(vec sum, const real *a, const real *rows, int64_t step, int units, int some)
+{
+    vec v[VL];
+    load_transposed(rows, step, units, some, v);
+    if (some == VL) {
+        UNROLL
+        for (int n = 0; n < VL; n++)
+            sum = fma_(spread(a[n]), v[n], sum);
+    } else
+        for (int n = 0; n < some; n++)
+            sum = fma_(spread(a[n]), v[n], sum);
+    return sum;
+}
+
 /* sums[panel * C + column] += a[k] * w[unit][k] in ascending k, for Q panels from q on of weights (gates
  * * H, K) that are not packed. For a single use, packing would write and read them once more: 40 % of
  * the time of a step of 128 units. */
@@ -266,17 +281,7 @@ SHARED void multiply_rows(vec *sums, int Q, int C, int V, const real *a, const r
             for (int i = first; i < last; i++) {
                 const int64_t unit = ((q + i / C) * V + i % C % V) * VL;
                 const int units = (int)max_of(0, min_of(H - unit, VL));
-                vec v[VL];
-                load_transposed(w + (i % C / V * H + unit) * K + k, K, units, some, v);
-                vec sum = sums[i];
-                if (some == VL) {
-                    UNROLL
-                    for (int n = 0; n < VL; n++)
-                        sum = fma_(spread(a[k + n]), v[n], sum);
-                } else
-                    for (int n = 0; n < some; n++)
-                        sum = fma_(spread(a[k + n]), v[n], sum);
-                sums[i] = sum;
+                sums[i] = add_rows(sums[i], a + k, w + (i % C / V * H + unit) * K + k, K, units, some);
             }
         }
     }

@@ -18,6 +18,7 @@ typedef struct {
     int weights;            /* how they lie */
     real *head, *head_bias; /* packed (O, R), or null; (O,) and zeros beyond, or null */
     real *head_scales;      /* of bytes */
+    real *head_row;         /* of a single output: (R,), as given; else null */
     real *between[2];       /* (chunk, B, widest): what a layer hands to the next, in turn */
     stream_layer *layers;
 } stream;
@@ -59,6 +60,7 @@ static void lay_out_stream(stream *s, const fastrnn_network *n, void *weights, v
     if (n->O) {
         s->head = take_weights(&w, ceil_div(n->O, UNITS) * s->R * UNITS, s->weights);
         s->head_scales = take(&w, s->weights == BYTES ? ceil_div(n->O, UNITS) * UNITS : 0);
+        s->head_row = n->O == 1 && s->weights == REALS ? take(&w, s->R) : NULL;
         s->head_bias = n->b_o ? take(&w, ceil_div(n->O, UNITS) * UNITS) : NULL;
     }
     for (int k = 0; k < 2; k++)
@@ -92,6 +94,8 @@ static void stream_start(const fastrnn_network *n, void *weights, void *state, i
     if (pack && n->O) {
         pack_as(&s->layers[0].j, n->w_o, s->R, n->O, 1, 2, s->head, s->head_scales, 0,
                 ceil_div(n->O, UNITS));
+        if (s->head_row)
+            memcpy(s->head_row, n->w_o, (size_t)s->R * sizeof(real));
         if (n->b_o)
             memcpy(s->head_bias, n->b_o, (size_t)n->O * sizeof(real));
     }
@@ -137,7 +141,7 @@ SHARED void activate(int activation, real *rows, int64_t count, int64_t n)
  * which took 1 ns a row for 6, with 8 units. */
 SHARED void take_head(const stream *s, const real *x, real *y, int64_t rows)
 {
-    if (s->O > 1 || rows < VL || s->weights != REALS) {
+    if (!s->head_row || rows < VL) {
         product m = {{x, s->R, 1, s->head, s->R * UNITS, s->R, s->head_scales},
                      s->head_bias, 0, y, s->O, s->O, 0, s->weights};
         multiply(&m, 0, rows, 0, ceil_div(s->O, UNITS));
@@ -146,15 +150,8 @@ SHARED void take_head(const stream *s, const real *x, real *y, int64_t rows)
     for (int64_t row = 0; row < rows; row += VL) {
         const int some = (int)min_of(rows - row, VL);
         vec sum = spread(s->head_bias ? s->head_bias[0] : 0);
-        for (int64_t k = 0; k < s->R; k += VL) {
-            const int count = (int)min_of(s->R - k, VL);
-            vec v[VL];
-            load_transposed(x + row * s->R + k, s->R, some, count, v);
-            UNROLL
-            for (int i = 0; i < VL; i++)
-                if (i < count)
-                    sum = fma_(spread(s->head[(k + i) * UNITS]), v[i], sum);
-        }
+        for (int64_t k = 0; k < s->R; k += VL)
+            sum = add_rows(sum, s->head_row + k, x + row * s->R + k, s->R, some, (int)min_of(s->R - k, VL));
         store_some(y + row, sum, some);
     }
 }
