@@ -107,6 +107,7 @@ typedef struct {
     int32_t activation;         /* one of the above, of the head or of the last layer's output */
     int32_t real_bytes;
     int32_t weights;            /* one of the above; doubles are kept as they are */
+    int32_t threads;            /* at most, for a step; 0 or 1: the caller's alone */
 } fastrnn_network;
 typedef struct fastrnn_stream fastrnn_stream;
 

@@ -16,6 +16,7 @@ static void lay_out_weights(forward_job *j, fastrnn_pass *p, int weights, arena 
                        .panels = ceil_div(H, vectors_of(cell) * VL),
                        .reset_h = p->reset_h,
                        .reset_c = p->reset_c,
+                       .x = p->x,
                        .output = p->output,
                        .cells = p->cells,
                        .gates = p->gates,
@@ -145,7 +146,7 @@ INLINE void input_tile(const forward_job *j, const int C, const int R, const int
     UNROLL
     for (int i = 0; i < R * C; i++)
         acc[i] = load(j->bias + (q * C + i % C) * VL);
-    operands o = {(const real *)j->p->x + row * I, I, 1,
+    operands o = {j->x + row * I, I, 1,
                   weights_at(j->w_x, q * I * C * VL, weights), 0, I, j->scales_x + q * C * VL};
     scaled_chain(acc, R, 1, C, C, weights, o);
     UNROLL
@@ -290,7 +291,7 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
         UNROLL
         for (int i = 0; i < R * Q * C; i++)
             acc[i] = load(j->bias + ((q + i / C % Q) * C + i % C) * VL);
-        operands x = {(const real *)j->p->x + (s->t * B + b) * I, I, 1,
+        operands x = {j->x + (s->t * B + b) * I, I, 1,
                       weights_at(j->w_x, q * I * C * VL, weights), I * C * VL, I,
                       j->scales_x + q * C * VL};
         if (weights == UNPACKED)
@@ -446,7 +447,7 @@ SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, con
         }
         if (twice)
             second_half(j, &s, who);
-        if (who->wait)
+        if (who->wait && number + 1 < last)
             meet(who);
     }
 }

@@ -2,7 +2,9 @@
  *
  * A worker is called, and joins, or is not waited for any longer: if its processor is busy with
  * something else, the region starts without it. Between regions it looks for the next for a while
- * and then sleeps. Nothing here is read or written by the caller's thread after a region is over.
+ * and then sleeps. Regions that are short (some 5 microseconds: steps of a stream) wake nobody, which takes
+ * about as long as they do, unless they come one upon the other. Nothing here is read or written by the
+ * caller's thread after a region is over.
  */
 #define _GNU_SOURCE /* affinity */
 #include "fastrnn.h"
@@ -14,20 +16,28 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 /* Microseconds. Between two calls, Python needs some 20 to 100. */
-enum { UNTIL_SLEEP = 200, UNTIL_YIELD = 50 };
+enum { UNTIL_SLEEP = 200, UNTIL_YIELD = 50, SHORT = 40 };
 
-enum { IDLE, CALLED, JOINED, STARTED, STOPPED };
+enum { IDLE, CALLED, JOINED, OFFERED, STARTED, STOPPED };
 
+enum { LINE = 64 };
+
+/* What goes to and fro between caller and worker at every region is one line of the cache, and nothing
+ * else that either looks at is in it: it takes as long to fetch as 1,500 multiply-adds. */
 typedef struct {
+    _Alignas(LINE) _Atomic int state;
+    int member;
+    team_task *task;
+    void *argument;
+    _Alignas(LINE) _Atomic int asleep;
+    int called; /* by the region that is under way */
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
-    _Atomic int state;
-    _Atomic int asleep;
-    int member;
 #if defined(__linux__)
     cpu_set_t processors;
 #endif
@@ -37,11 +47,9 @@ static struct {
     pthread_mutex_t region; /* held by whoever runs one */
     int count;
     worker *workers[FASTRNN_MOST_THREADS];
-    team_task *task;
-    void *argument;
-    barrier team;
-    _Atomic int working; /* workers that have not finished */
-    _Atomic int alone;   /* microseconds that the caller takes if nobody comes */
+    double short_one;  /* when a short region last found somebody asleep */
+    _Atomic int alone; /* microseconds that the caller takes if nobody comes */
+    _Alignas(LINE) barrier team;
 } pool = {.region = PTHREAD_MUTEX_INITIALIZER};
 
 /* Waiting by looking again and again: what a look costs differs by a factor of ten between
@@ -85,7 +93,7 @@ static void sleep_until_called(worker *w)
 {
     pthread_mutex_lock(&w->mutex);
     w->asleep = 1; /* before the last look: whoever calls after it sees this */
-    while (w->state == IDLE)
+    while (w->asleep && w->state == IDLE)
         pthread_cond_wait(&w->wake, &w->mutex);
     w->asleep = 0;
     pthread_mutex_unlock(&w->mutex);
@@ -122,9 +130,17 @@ static void call(worker *w, int state)
     w->state = state;
     if (w->asleep) {
         pthread_mutex_lock(&w->mutex);
+        w->asleep = 0; /* also if nobody waits for it any longer: it comes to the next region */
         pthread_cond_signal(&w->wake);
         pthread_mutex_unlock(&w->mutex);
     }
+}
+
+static void give(worker *w, team_task *task, void *argument, int member)
+{
+    w->task = task;
+    w->argument = argument;
+    w->member = member;
 }
 
 static void *work(void *argument)
@@ -139,24 +155,25 @@ static void *work(void *argument)
             sleep_until_called(w);
         if (w->state == STOPPED)
             return NULL;
-        int called = CALLED;
-        if (!atomic_compare_exchange_strong(&w->state, &called, JOINED)) {
+        int called = CALLED, offered = OFFERED;
+        if (atomic_compare_exchange_strong(&w->state, &called, JOINED)) {
+            for (watch joined = {0}; w->state == JOINED;)
+                look_and_yield(&joined);
+        } else if (!atomic_compare_exchange_strong(&w->state, &offered, STARTED)) {
             /* Asleep when the next call comes, it would be late again, and so on for ever. */
             late = pool.alone;
             continue;
         }
-        for (watch joined = {0}; w->state == JOINED;)
-            look_and_yield(&joined);
-        pool.task(pool.argument, w->member, &pool.team);
-        w->state = IDLE;
-        atomic_fetch_sub(&pool.working, 1);
+        w->task(w->argument, w->member, &pool.team);
+        atomic_store_explicit(&w->state, IDLE, memory_order_release);
     }
 }
 
-/* In a forked child no worker is left, and whoever held the region is not there. */
+/* In a forked child no worker is left, and whoever held the region, or waited in it, is not there. */
 static void forget(void)
 {
     pool.count = 0;
+    pool.team.arrived = 0;
     pthread_mutex_init(&pool.region, NULL);
 }
 
@@ -165,9 +182,10 @@ static int start_worker(void)
     static _Atomic int watching;
     if (!atomic_exchange(&watching, 1))
         pthread_atfork(NULL, NULL, forget);
-    worker *w = calloc(1, sizeof(worker));
+    worker *w = aligned_alloc(LINE, sizeof(worker));
     if (!w)
         return 0;
+    memset(w, 0, sizeof(worker));
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->wake, NULL);
     sigset_t all, before; /* signals are for the caller's threads */
@@ -183,44 +201,108 @@ static int start_worker(void)
     return 1;
 }
 
-void pool_run(team_task *task, void *argument, int most, double patience)
+/* Whether the last short region that found somebody asleep is not long ago. */
+static int follows_soon(void)
+{
+    const double before = pool.short_one;
+    pool.short_one = microseconds();
+    return pool.short_one - before < UNTIL_SLEEP;
+}
+
+/* Take the pool for a region, and mark the workers that are to be called; return how many there are to
+ * look through, or -1 if the caller is alone. */
+static int enter(int most, double alone)
 {
     if (most > FASTRNN_MOST_THREADS)
         most = FASTRNN_MOST_THREADS;
-    if (most <= 1 || pthread_mutex_trylock(&pool.region) != 0) {
-        barrier alone = {.members = 1};
-        task(argument, 0, &alone);
-        return;
-    }
+    if (most <= 1 || pthread_mutex_trylock(&pool.region) != 0)
+        return -1;
     while (pool.count < most - 1 && start_worker())
         ;
-    pool.alone = (int)(8 * patience);
-    int others = make_room(pool.count < most - 1 ? pool.count : most - 1);
+    pool.alone = (int)alone;
+    int others = pool.count < most - 1 ? pool.count : most - 1, asleep = 0;
     for (int k = 0; k < others; k++)
-        call(pool.workers[k], CALLED);
+        asleep |= pool.workers[k]->asleep;
+    const int waking = asleep && (alone > SHORT || follows_soon());
+    if (waking)
+        others = make_room(others);
+    for (int k = 0; k < others; k++)
+        pool.workers[k]->called = waking || !pool.workers[k]->asleep;
+    return others;
+}
+
+static void set_members(int members)
+{
+    if (pool.team.members != members) /* as before, they still have it in their caches */
+        pool.team.members = members;
+}
+
+static void wait_until_idle(const worker *w)
+{
+    for (watch done = {0}; w->state != IDLE;)
+        look_and_yield(&done);
+}
+
+void pool_run(team_task *task, void *argument, int most, double alone)
+{
+    const int others = enter(most, alone);
+    if (others < 0) {
+        barrier one = {.members = 1};
+        task(argument, 0, &one);
+        return;
+    }
+    for (int k = 0; k < others; k++)
+        if (pool.workers[k]->called)
+            call(pool.workers[k], CALLED);
+    const double eighth = alone / 8, patience = eighth < 5 ? 5 : eighth > 200 ? 200 : eighth;
     int members = 1;
     watch waited = {0};
     for (int k = 0; k < others; k++) {
         worker *w = pool.workers[k];
-        while (w->state == CALLED && look_again(&waited) < patience)
+        while (w->called && w->state == CALLED && look_again(&waited) < (alone > SHORT ? patience : eighth))
             ;
         int called = CALLED;
-        if (!atomic_compare_exchange_strong(&w->state, &called, IDLE))
-            w->member = members++; /* it has joined */
-        else
-            w->member = 0;
+        if (w->called && w->state == CALLED && atomic_compare_exchange_strong(&w->state, &called, IDLE))
+            w->called = 0;
+        if (w->called)
+            give(w, task, argument, members++);
     }
-    pool.task = task;
-    pool.argument = argument;
-    pool.team.members = members;
-    pool.team.arrived = 0;
-    pool.working = members - 1;
+    set_members(members);
     for (int k = 0; k < others; k++)
-        if (pool.workers[k]->member)
-            pool.workers[k]->state = STARTED;
+        if (pool.workers[k]->called)
+            atomic_store_explicit(&pool.workers[k]->state, STARTED, memory_order_release);
     task(argument, 0, &pool.team);
-    for (watch done = {0}; pool.working;)
-        look_and_yield(&done);
+    for (int k = 0; k < others; k++)
+        if (pool.workers[k]->called)
+            wait_until_idle(pool.workers[k]);
+    pthread_mutex_unlock(&pool.region);
+}
+
+void pool_share(team_task *task, void *argument, int most, double alone)
+{
+    const int others = enter(most, alone);
+    if (others < 0) {
+        barrier one = {.members = 1};
+        task(argument, 0, &one);
+        return;
+    }
+    int members = 1;
+    for (int k = 0; k < others; k++)
+        if (pool.workers[k]->called)
+            give(pool.workers[k], task, argument, members++);
+    set_members(members);
+    for (int k = 0; k < others; k++)
+        if (pool.workers[k]->called)
+            call(pool.workers[k], OFFERED);
+    task(argument, 0, &pool.team);
+    for (int k = 0; k < others; k++) {
+        worker *w = pool.workers[k];
+        int offered = OFFERED;
+        if (w->called && atomic_compare_exchange_strong(&w->state, &offered, IDLE))
+            task(argument, w->member, &pool.team);
+        else if (w->called)
+            wait_until_idle(w);
+    }
     pthread_mutex_unlock(&pool.region);
 }
 
@@ -258,12 +340,17 @@ void pool_wait(barrier *team)
 
 #else /* no POSIX threads: one thread */
 
-void pool_run(team_task *task, void *argument, int most, double patience)
+void pool_run(team_task *task, void *argument, int most, double alone)
 {
-    barrier alone = {.members = 1};
+    pool_share(task, argument, most, alone);
+}
+
+void pool_share(team_task *task, void *argument, int most, double alone)
+{
+    barrier one = {.members = 1};
     (void)most;
-    (void)patience;
-    task(argument, 0, &alone);
+    (void)alone;
+    task(argument, 0, &one);
 }
 
 void pool_wait(barrier *team)

@@ -95,7 +95,7 @@ INLINE void resident_panels(const forward_job *j, const int cell, const int N, c
     const int ahead = pre != NULL;
     const int64_t odd = j->states[0] > j->states[1];
     const long way = j->p->reverse ? -1 : 1;
-    const real *x = (const real *)j->p->x + time_of(j->p, first) * I;
+    const real *x = j->x + time_of(j->p, first) * I;
     const real *begin = j->states[first % 2];
     real *out = j->output + time_of(j->p, first) * H;
     vec h[8] = {{0}}, c[4], bias_n[4];
@@ -163,7 +163,7 @@ INLINE void many_panels(const forward_job *j, const int cell, int64_t first, int
     const int64_t H = j->p->H, I = j->p->I, odd = j->states[0] > j->states[1];
     const int ahead = pre != NULL;
     const long way = j->p->reverse ? -1 : 1;
-    const real *x = (const real *)j->p->x + time_of(j->p, first) * I, *begin = j->states[first % 2];
+    const real *x = j->x + time_of(j->p, first) * I, *begin = j->states[first % 2];
     real *out = j->output + time_of(j->p, first) * H;
     vec h[RESIDENT_PANELS], c[RESIDENT_PANELS], bias_n[RESIDENT_PANELS];
     if (!ahead)

@@ -122,13 +122,18 @@ INLINE int64_t steps_at_once(const fastrnn_pass *p)
     return max_of(1, (int64_t)(1e9 / step_work(p)));
 }
 
-/* Run a task of so many multiply-adds on as many threads as it is worth. One makes some 20,000 of
- * them a microsecond; waking another takes up to 100 microseconds. */
+/* What so many multiply-adds take on one thread, roughly. */
+INLINE double microseconds_of(double work)
+{
+    return work / 20000;
+}
+
+/* Run a task of so many multiply-adds on as many threads as it is worth: waking another takes up to 100
+ * microseconds. */
 INLINE void run_worth(team_task *task, void *job, double work, int64_t most)
 {
-    const double patience = work / 20000 / 8;
     most = max_of(1, min_of(most, (int64_t)(work / 5e5)));
-    pool_run(task, job, (int)most, patience < 5 ? 5 : patience > 200 ? 200 : patience);
+    pool_run(task, job, (int)most, microseconds_of(work));
 }
 
 /* Run a pass. If members meet at every step, which takes about half a microsecond, a step has to be
@@ -158,14 +163,17 @@ INLINE int shares_rows(const fastrnn_pass *p, int backward)
 
 typedef struct {
     fastrnn_pass *p;
+    const real *x;
+    real *output;
+    real *states[2];       /* (B, R), what steps consume and make in turn */
+    real *c;               /* (B, H) */
     int64_t R, panels;
     const real *reset_h, *reset_c; /* or null for zeros */
-    real *output, *cells, *gates, *hidden_n;
+    real *cells, *gates, *hidden_n;
     real *w_x, *w_h;       /* panels of all gates (the GRU with its reset before: w_h without n) */
     real *w_2;             /* panels of the second product of a step: projection, or W_hn */
     real *scales_x, *scales_h, *scales_2; /* of weights that are bytes, like their panels' columns */
     real *bias, *bias_n;   /* like the panels' columns; the GRU's b_hn */
-    real *states[2], *c;   /* (B, R), what steps consume and make in turn; (B, H) */
     real *pre;             /* products of the input with all gates, some steps ahead */
     real *hidden;          /* (B, H): what goes into the second product */
     real *r, *z, *hidden_product; /* (B, H): the GRU with its reset before */

@@ -1,13 +1,15 @@
 /* Networks that are run step by step: packed once, with the state kept between calls.
  *
- * A step is that of the loop forward, on one thread: results have the bits of a pass over the whole
- * sequence. Nothing is allocated, nobody is waited for, and the system is not called: all memory is
- * laid out, and touched, beforehand.
+ * A step is that of the loop forward: results have the bits of a pass over the whole sequence. Nothing is
+ * allocated: all memory is laid out, and touched, beforehand. On one thread, nobody is waited for, and the
+ * system is not called.
  */
 
 typedef struct {
+    forward_job j; /* begins a line of the cache, in which is all of it that changes from step to step */
     fastrnn_pass p; /* T is how many steps may be run at once */
-    forward_job j;
+    int threads;    /* that share a step, at most */
+    double alone;   /* microseconds that it takes one, roughly */
 } stream_layer;
 
 typedef struct {
@@ -16,6 +18,8 @@ typedef struct {
     int count;
     int activation;
     int weights;            /* how they lie */
+    int head_threads;       /* as of a layer */
+    double head_alone;
     real *head, *head_bias; /* packed (O, R), or null; (O,) and zeros beyond, or null */
     real *head_scales;      /* of bytes */
     real *head_row;         /* of a single output: (R,), as given; else null */
@@ -81,6 +85,27 @@ static void stream_bytes(const fastrnn_network *n, int64_t *weights_bytes, int64
     lay_out_stream(&s, n, NULL, NULL, weights_bytes, state_bytes);
 }
 
+/* Say how many threads a step is worth, and how long it takes one. With each that is taken in comes a
+ * fraction of a microsecond. */
+INLINE int worth_sharing(double work, int64_t most, double *alone)
+{
+    *alone = microseconds_of(work);
+    return (int)max_of(1, min_of(most, (int64_t)*alone));
+}
+
+static void share_out(stream *s, int threads)
+{
+    for (int k = 0; k < s->count; k++) {
+        stream_layer *layer = &s->layers[k];
+        const forward_job *j = &layer->j;
+        const int64_t shares = is_resident(j) ? 1 : j->by_rows ? s->B / 4 : ceil_div(j->p->H, UNITS);
+        layer->threads = worth_sharing(step_work(j->p), min_of(threads, shares), &layer->alone);
+    }
+    if (s->head)
+        s->head_threads = worth_sharing((double)(s->B * s->R * s->O), min_of(threads, ceil_div(s->O, UNITS)),
+                                        &s->head_alone);
+}
+
 /* Make a stream, in zeroed memory; pack the weights, unless another has done so. */
 static void stream_start(const fastrnn_network *n, void *weights, void *state, int pack)
 {
@@ -89,6 +114,7 @@ static void stream_start(const fastrnn_network *n, void *weights, void *state, i
     stream laid_out;
     lay_out_stream(&laid_out, n, weights, state, &w_bytes, &s_bytes);
     *s = laid_out;
+    share_out(s, n->threads);
     for (int k = 0; pack && k < s->count; k++)
         pack_weights(&s->layers[k].j, 0, 1);
     if (pack && n->O) {
@@ -137,17 +163,17 @@ SHARED void activate(int activation, real *rows, int64_t count, int64_t n)
     }
 }
 
-/* y = W x + b of some rows. A single output would fill one lane of a vector: its rows are the lanes,
- * which took 1 ns a row for 6, with 8 units. */
-SHARED void take_head(const stream *s, const real *x, real *y, int64_t rows)
+/* y = W x + b of some rows, of the panels q0 ... q1 - 1. A single output would fill one lane of a vector:
+ * its rows are the lanes, which took 1 ns a row for 6, with 8 units. */
+SHARED void take_head(const stream *s, const real *x, real *y, int64_t rows, int64_t q0, int64_t q1)
 {
     if (!s->head_row || rows < VL) {
         product m = {{x, s->R, 1, s->head, s->R * UNITS, s->R, s->head_scales},
                      s->head_bias, 0, y, s->O, s->O, 0, s->weights};
-        multiply(&m, 0, rows, 0, ceil_div(s->O, UNITS));
+        multiply(&m, 0, rows, q0, q1);
         return;
     }
-    for (int64_t row = 0; row < rows; row += VL) {
+    for (int64_t row = 0; q0 < q1 && row < rows; row += VL) {
         const int some = (int)min_of(rows - row, VL);
         vec sum = spread(s->head_bias ? s->head_bias[0] : 0);
         for (int64_t k = 0; k < s->R; k += VL)
@@ -156,17 +182,59 @@ SHARED void take_head(const stream *s, const real *x, real *y, int64_t rows)
     }
 }
 
+/* Members take rows or units of a layer; from step to step they meet only if it is units. */
+typedef struct {
+    forward_job *j;
+    int64_t steps;
+} layer_job;
+
+static void layer_member(void *argument, int member, barrier *team)
+{
+    const layer_job *job = argument;
+    const forward_job *j = job->j;
+    const unsigned long before = set_float_state();
+    const share who = share_of(j->p, j->by_rows, member, team);
+    forward_steps(j, 0, job->steps, &who);
+    restore_float_state(before);
+}
+
+/* Members take outputs of the head, with all rows. */
+typedef struct {
+    const stream *s;
+    const real *x;
+    real *y;
+    int64_t rows;
+} head_job;
+
+static void head_member(void *argument, int member, barrier *team)
+{
+    const head_job *job = argument;
+    const int64_t panels = ceil_div(job->s->O, UNITS);
+    const unsigned long before = set_float_state();
+    take_head(job->s, job->x, job->y, job->rows, part(panels, member, team->members),
+              part(panels, member + 1, team->members));
+    restore_float_state(before);
+}
+
 /* Run so many steps, of one layer after the other. */
 INLINE void stream_chunk(stream *s, const real *x, real *y, int64_t steps)
 {
     barrier alone = {.members = 1};
     for (int k = 0; k < s->count; k++) {
-        forward_job *j = &s->layers[k].j;
+        stream_layer *layer = &s->layers[k];
+        forward_job *j = &layer->j;
         const int last = k == s->count - 1;
-        j->p->x = x;
+        j->x = x;
         j->output = last && !s->head ? y : s->between[k % 2];
-        share all = share_of(j->p, 1, 0, &alone);
-        forward_steps(j, 0, steps, &all);
+        layer_job job = {j, steps};
+        if (layer->threads > 1 && (j->by_rows || steps == 1))
+            pool_share(layer_member, &job, layer->threads, layer->alone * (double)steps);
+        else if (layer->threads > 1)
+            pool_run(layer_member, &job, layer->threads, layer->alone * (double)steps);
+        else {
+            share all = share_of(j->p, 1, 0, &alone);
+            forward_steps(j, 0, steps, &all);
+        }
         if (steps % 2) { /* the next steps begin where these have ended */
             real *state = j->states[0];
             j->states[0] = j->states[1];
@@ -174,8 +242,11 @@ INLINE void stream_chunk(stream *s, const real *x, real *y, int64_t steps)
         }
         x = j->output;
     }
-    if (s->head)
-        take_head(s, x, y, steps * s->B);
+    if (s->head_threads > 1) {
+        head_job job = {s, x, y, steps * s->B};
+        pool_share(head_member, &job, s->head_threads, s->head_alone * (double)steps);
+    } else if (s->head)
+        take_head(s, x, y, steps * s->B, 0, ceil_div(s->O, UNITS));
     activate(s->activation, y, steps * s->B, s->O);
 }
 

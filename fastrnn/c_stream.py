@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from ._c import ffi, lib
-from .c_backend import CELLS, MOST_AT_ONCE, knows_arrays, optional_pointer
+from .c_backend import CELLS, MOST_AT_ONCE, MOST_THREADS, knows_arrays, optional_pointer
+from .threads import num_threads
 from .validation import Array
 from .workspace import Weights, empty
 
@@ -53,8 +54,11 @@ class Network:
         B.
     weight_dtype
         One of `WEIGHT_DTYPES`, as which matrices are stored; they are float32 and rounded to it.
+    threads
+        How many may share a step, at most.
     like
-        A network of the same arguments, but for `batch`, whose packed weights are shared.
+        A network of the same arguments, but for `batch` and `threads`, whose packed weights are
+        shared.
 
     Attributes
     ----------
@@ -81,6 +85,7 @@ class Network:
         activation: str | None,
         batch: int,
         weight_dtype: str | None = None,
+        threads: int = 1,
         like: Network | None = None,
     ) -> None:
         self.dtype = layers[0].weights.ih.dtype
@@ -98,6 +103,7 @@ class Network:
         network.activation = ACTIVATIONS[activation]
         network.real_bytes = self.dtype.itemsize
         network.weights = WEIGHT_DTYPES[weight_dtype]
+        network.threads = min(threads, num_threads(), MOST_THREADS)
         if head is not None:
             network.O = len(head[0])
             network.w_o, network.b_o = map(optional_pointer, head)

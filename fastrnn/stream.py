@@ -12,6 +12,7 @@ from . import activations, dispatch, precision, states, validation, workspace
 from .feedforward import Linear
 from .layers import Recurrent
 from .sequential import Sequential
+from .threads import at_most
 from .validation import Array
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class Stream:
         (2^-25 below 2^-14), and results have the bits of a float32 stream of such weights; "int8":
         by 1/254 of its row's greatest (and 2^-16 of that), and they agree up to rounding. None: as
         they are; with another stream, as its are. See docs/streaming.md for what it is worth.
+    threads
+        How many may share a step, at most, and no more than `set_num_threads` says when weights are
+        packed; no bit depends on it. Those that are awake take part in steps of a layer that takes
+        one thread some 2 µs or more: they wait for the next one on their processors, for some 200
+        µs after the last. For deadlines one thread is the better choice: nobody is waited for.
 
     Attributes
     ----------
@@ -107,8 +113,10 @@ class Stream:
         batch: int = 1,
         *,
         weight_dtype: str | None = None,
+        threads: int = 1,
     ) -> None:
         self.batch = validation.positive("batch", batch)
+        self.threads = validation.positive("threads", threads)
         validation.choice("weight_dtype", weight_dtype, precision.WEIGHT_DTYPES)
         if isinstance(model, Stream):
             if weight_dtype not in (None, model.weight_dtype):
@@ -134,7 +142,7 @@ class Stream:
 
     def _start(self, like: _Engine | None = None) -> None:
         """Make the engine of the parameters that have been taken."""
-        self._engine = _engine(self._model, self.batch, self.weight_dtype, like)
+        self._engine = _engine(self._model, self.batch, self.weight_dtype, self.threads, like)
         self._quick = self._engine.quick
         if self._own is not None:
             self._again = self._engine.again(*self._own)
@@ -293,7 +301,7 @@ class Stream:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: not the engine, which has memory of its own."""
-        names = ("batch", "weight_dtype", "_source", "_model")
+        names = ("batch", "weight_dtype", "threads", "_source", "_model")
         return {name: getattr(self, name) for name in names} | {"state": self.state}
 
     def __setstate__(self, given: dict[str, Any]) -> None:
@@ -305,8 +313,9 @@ class Stream:
 
     def __repr__(self) -> str:
         stored = "" if self.weight_dtype is None else f", weight_dtype={self.weight_dtype!r}"
-        note = ", before its parameters changed: refresh() takes the new ones"
-        return f"Stream({self._source!r}, batch={self.batch}{stored}{note * self._has_changed()})"
+        shared = "" if self.threads == 1 else f", threads={self.threads}"
+        note = ", before its parameters changed: refresh() takes the new ones" * self._has_changed()
+        return f"Stream({self._source!r}, batch={self.batch}{stored}{shared}{note})"
 
     def _has_changed(self) -> bool:
         """Say whether `refresh` would take other parameters."""
@@ -351,15 +360,16 @@ class _Called:
 
     quick: None = None
 
-    def __init__(self, model: Recurrent | Sequential, batch: int) -> None:
-        self.model = model
+    def __init__(self, model: Recurrent | Sequential, batch: int, threads: int) -> None:
+        self.model, self.threads = model, threads
         self.state = states.read(model, batch)
 
     def again(self, x: Array, y: Array) -> Callable[[], int]:
         return lambda: 0
 
     def run(self, x: Array, out: Array | None = None) -> Array:
-        output, self.state = self.model(x, self.state)
+        with at_most(self.threads):
+            output, self.state = self.model(x, self.state)
         if out is None:
             return np.asarray(output)
         out[...] = output
@@ -388,6 +398,7 @@ class _Packed:
         model: Recurrent | Sequential,
         batch: int,
         weight_dtype: str | None,
+        threads: int,
         like: _Packed | None = None,
     ) -> None:
         from .c_stream import Layer, Network
@@ -405,7 +416,7 @@ class _Packed:
             for weights in layer._stack().weights.values()
         ]
         shared = None if like is None else like.network
-        self.network = Network(layers, head, activation, batch, weight_dtype, shared)
+        self.network = Network(layers, head, activation, batch, weight_dtype, threads, shared)
         self.quick, self.again = self.network.step, self.network.again
         self.run, self.clear = self.network.run, self.network.clear
 
@@ -430,12 +441,16 @@ class _Packed:
 
 
 def _engine(
-    model: Recurrent | Sequential, batch: int, weight_dtype: str | None, like: _Engine | None
+    model: Recurrent | Sequential,
+    batch: int,
+    weight_dtype: str | None,
+    threads: int,
+    like: _Engine | None,
 ) -> _Engine:
     """Choose the engine; one that is `like` another shares what it has prepared."""
     if isinstance(like, _Packed) or (like is None and _is_fused(model)):
-        return _Packed(model, batch, weight_dtype, like)
-    return _Called(model, batch)
+        return _Packed(model, batch, weight_dtype, threads, like)
+    return _Called(model, batch, threads)
 
 
 def _is_fused(model: Recurrent | Sequential) -> bool:

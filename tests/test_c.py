@@ -136,6 +136,47 @@ def test_streams_have_the_bits_of_the_whole(isa: str, dtype: str) -> None:
 
 
 @variants
+@pytest.mark.parametrize("isa", c_backend.isas())
+@pytest.mark.parametrize("batch", [1, 33])
+def test_threads_that_share_a_step_change_no_bit(isa: str, variant: Variant, batch: int) -> None:
+    """Of one row they take units, of some rows; the second layer is too small to be shared."""
+    c_backend.use_isa(isa)
+    sizes = {"proj_size": 11} if variant.projected else {}
+    kind = getattr(fastrnn, variant.cell.upper())
+    first = kind(40, 270, seed=1, **sizes, **variant.options)
+    second = kind(sizes.get("proj_size", 270), 5, seed=2, **variant.options)
+    model = fastrnn.Sequential(first, second)
+    x = np.random.default_rng(3).normal(size=(81, batch, 40)).astype(np.float32)
+    fastrnn.set_num_threads(1)
+    expected, _ = model(x)
+    for threads in (2, 3, 300):
+        fastrnn.set_num_threads(threads)
+        stream = fastrnn.Stream(model, batch, threads=threads)
+        parts = [stream.step(x[t])[None] for t in range(9)]
+        parts += [stream.push(part) for part in np.split(x[9:], [1, 40])]
+        np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+@pytest.mark.parametrize("weight_dtype", [None, "float16", "int8"])
+@pytest.mark.parametrize("batch", [1, 33])
+@pytest.mark.parametrize("end", [fastrnn.Tanh, fastrnn.Softmax])
+def test_threads_that_share_a_head_change_no_bit(
+    weight_dtype: str | None, batch: int, end: type[fastrnn.Tanh | fastrnn.Softmax]
+) -> None:
+    model = fastrnn.Sequential(
+        fastrnn.LSTM(9, 100, 2, seed=1), fastrnn.Linear(100, 1003, seed=2), end()
+    )
+    x = np.random.default_rng(3).normal(size=(30, batch, 9)).astype(np.float32)
+    found = []
+    for threads in (1, 2, 3):
+        fastrnn.set_num_threads(threads)
+        stream = fastrnn.Stream(model, batch, weight_dtype=weight_dtype, threads=threads)
+        found.append(np.concatenate([stream.step(x[0])[None], stream.push(x[1:])]))
+    for outputs in found[1:]:
+        np.testing.assert_array_equal(outputs, found[0])
+
+
+@variants
 def test_windows_are_the_whole(variant: Variant) -> None:
     """Any cut of the time axis gives the bits of the whole."""
     sizes = {"proj_size": 11} if variant.projected else {}

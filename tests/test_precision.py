@@ -258,7 +258,7 @@ streams = [fastrnn.Stream(layer, weight_dtype=name) for name in (None, "float16"
 found, engines = [], []
 for stream in streams:
     before = resident()
-    engines.append(_engine(stream._model, 1, stream.weight_dtype, None))
+    engines.append(_engine(stream._model, 1, stream.weight_dtype, 1, None))
     found.append((resident() - before) / (4 * 512 * 1024))  # bytes a weight, and the state
 print(*[round(a - b, 1) for a, b in zip(found, found[1:])])
 """

@@ -389,10 +389,12 @@ print(after - before, peak - before)
 
 
 def test_copies_and_pickles_go_on_from_the_same_state() -> None:
-    stream = fastrnn.Stream(fastrnn.LSTM(I, H, seed=1), B)
+    stream = fastrnn.Stream(fastrnn.LSTM(I, H, seed=1), B, threads=2)
     x = draw(T, B, I)
     stream.push(x)
     others = copy.deepcopy(stream), pickle.loads(pickle.dumps(stream))  # noqa: S301 - its own bytes
     expected = stream.push(x)
     for other in others:
+        assert repr(other) == repr(stream)
+        assert repr(other).endswith(f"batch={B}, threads=2)")
         same(other.push(x), expected)

@@ -32,7 +32,7 @@ def add_to(commands: Any) -> None:
         "latency",
         help="time single steps, the slowest above all",
         description="Time every single step of a stream, and of torch and ONNX Runtime where they "
-        "are installed, on one thread each. Nobody is timed before its outputs agree with the "
+        "are installed, on as many threads. Nobody is timed before its outputs agree with the "
         "float64 reference. Ctrl-C keeps what was measured.",
         allow_abbrev=False,
     )
@@ -43,6 +43,7 @@ def add_to(commands: Any) -> None:
         ("input", 8, "input size"),
         ("hidden", 32, "hidden units"),
         ("batch", 1, "rows of a step"),
+        ("threads", 1, "of everyone, at most"),
     ):
         latency.add_argument(
             f"--{name}", type=whole, default=default, help=f"{words} (default: %(default)s)"
@@ -59,7 +60,8 @@ def add_to(commands: Any) -> None:
     latency.add_argument(
         "--busy",
         action="store_true",
-        help="measure beside busy neighbours, too: loops on all processors but one, at least one",
+        help="measure beside busy neighbours, too: loops on all processors but as many as threads, "
+        "at least one",
     )
     latency.add_argument("--out", metavar="FILE", help="draw a picture, as PNG")
     latency.add_argument("--save", metavar="FILE", help="write all times, as JSON")
@@ -69,7 +71,7 @@ def add_to(commands: Any) -> None:
 def _latency(args: argparse.Namespace) -> int:
     require("rich", *["matplotlib"] * (args.out is not None))
     validation.choice("cell", args.cell, CELLS)
-    for name in ("input", "hidden", "batch"):
+    for name in ("input", "hidden", "batch", "threads"):
         validation.positive(name, getattr(args, name))
     steps = args.steps if args.steps is not None else QUICK if args.quick else STEPS
     if steps < FEWEST:
@@ -84,6 +86,8 @@ def _latency(args: argparse.Namespace) -> int:
             check_writable(name, Path(path))
     who = [c for c in steppers.CONTENDERS if c.backend is None or c.backend in backends]
     title = f"{args.cell} {args.input}/{args.hidden}, {count(args.batch, 'row')}"
+    if args.threads > 1:
+        title += f", {count(args.threads, 'thread')}"
     rows, complete = _measure(args, steps, who)
     if not rows:
         write("Interrupted before a round was complete: nothing was measured.\n")
@@ -107,10 +111,10 @@ def _measure(
     args: argparse.Namespace, steps: int, who: Sequence[steppers.Contender]
 ) -> tuple[list[Latencies], bool]:
     """Find out who computes the right thing, and let them take steps."""
-    problem = steppers.problem(args.cell, args.input, args.hidden, args.batch)
+    problem = steppers.problem(args.cell, args.input, args.hidden, args.batch, args.threads)
     wanted = steppers.reference(problem)
     chosen = {steppers.CLOCK: steppers.Stepper(lambda: None, lambda: problem.x)}
-    conditions = {QUIET: 0} | ({BUSY: measure.neighbours()} if args.busy else {})
+    conditions = {QUIET: 0} | ({BUSY: measure.neighbours(args.threads)} if args.busy else {})
     if hasattr(os, "getloadavg"):
         say("load", f"{os.getloadavg()[0]:.1f} on average in the minute before")
     if args.busy:
@@ -163,13 +167,13 @@ def _save(path: Path, args: argparse.Namespace, rows: Sequence[Latencies], compl
                 "steps": steps.tolist(),
             }
         )
-    settings = ("cell", "input", "hidden", "batch", "backend")
+    settings = ("cell", "input", "hidden", "batch", "threads", "backend")
     document = {
         "format": FORMAT,
         "version": VERSION,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": {name: getattr(args, name) for name in settings},
-        "neighbours": measure.neighbours() if args.busy else 0,
+        "neighbours": measure.neighbours(args.threads) if args.busy else 0,
         "machine": asdict(machine.describe(None, libraries)),
         "complete": complete,
         "rows": found,

@@ -90,14 +90,14 @@ def turn(stepper: Stepper, x: Array, samples: Array, steps: int) -> Array:
     return np.array(times)
 
 
-def neighbours() -> int:
+def neighbours(threads: int = 1) -> int:
     """Say how many neighbours make the machine busy.
 
-    One for each processor but one, and at least one: so a processor is left for the step, as a
-    real-time system would see to, while caches, memory, the power budget and the scheduler are
-    shared.
+    One for each processor but those of the step's threads, and at least one: so processors are left
+    for the step, as a real-time system would see to, while caches, memory, the power budget and the
+    scheduler are shared.
     """
-    return max(1, processors() - 1)
+    return max(1, processors() - threads)
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """Who takes steps: this library's streams, torch and ONNX Runtime, and the clock alone.
 
 Everyone reads the same array, in place, into which samples are written one after the other, keeps
-its state from step to step, and has one thread: a step of a small network is too short for two.
-Libraries are imported where they are used.
+its state from step to step, and has as many threads. Libraries are imported where they are used.
 """
 
 from __future__ import annotations
@@ -82,10 +81,10 @@ class Contender:
         return f"not installed: {', '.join(absent)}" if absent else ""
 
 
-def problem(cell: str, I: int, H: int, B: int) -> Problem:
+def problem(cell: str, I: int, H: int, B: int, threads: int = 1) -> Problem:
     """Return the weights of a layer, and the array of a sample, (B, I)."""
     work = Workload(suite="latency", kind="step", cell=cell, I=I, H=H, B=B, T=1)
-    return Problem(work, threads=1)
+    return Problem(work, threads)
 
 
 def samples(p: Problem) -> Array:
@@ -141,7 +140,7 @@ def _layer(p: Problem, backend: str, dtype: str = "float32") -> Any:
 
 def stream(p: Problem, backend: str) -> list[Stepper]:
     """Step a stream of ours into a given array."""
-    ours = Stream(_layer(p, backend), p.work.B)
+    ours = Stream(_layer(p, backend), p.work.B, threads=p.threads)
     out = workspace.empty((p.work.B, p.work.H), p.x.dtype)
     return [Stepper(partial(ours.step, p.x, out), lambda: out)]
 
@@ -150,7 +149,7 @@ def torch_modules(p: Problem) -> list[Stepper]:
     """Call the cell, or the layer with one step, in inference mode."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(p.threads)
     name, sizes = p.work.cell.upper(), (p.work.I, p.work.H)
     ways = []
     for module, suffix, how in (
@@ -188,7 +187,7 @@ def onnxruntime_session(p: Problem) -> list[Stepper]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = p.threads, 1
     session = ort.InferenceSession(onnx.serialized(p), options, providers=["CPUExecutionProvider"])
     return [_run(p, session), _bound(p, session)]
 
