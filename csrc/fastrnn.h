@@ -118,8 +118,8 @@ FASTRNN_API fastrnn_stream *fastrnn_stream_new(const fastrnn_network *network, f
 FASTRNN_API void fastrnn_stream_free(fastrnn_stream *stream);
 
 /* Take one step, or some: x (B, I) or (steps, B, I), y (B, O or R) or (steps, B, O or R), which must not
- * overlap. They neither allocate nor lock nor call the system, and leave the floating-point state as it
- * is: they may be called from a real-time thread. */
+ * overlap. They leave the floating-point state as it is. With one thread, they neither allocate nor lock nor
+ * call the system, and may be called from a real-time thread; others have to be started, woken and waited for. */
 FASTRNN_API void fastrnn_stream_step(fastrnn_stream *stream, const void *x, void *y);
 FASTRNN_API void fastrnn_stream_push(fastrnn_stream *stream, const void *x, void *y, int64_t steps);
 

@@ -68,9 +68,9 @@ class Stream:
         they are; with another stream, as its are. See docs/streaming.md for what it is worth.
     threads
         How many may share a step, at most, and no more than `set_num_threads` says when weights are
-        packed; no bit depends on it. Those that are awake take part in steps of a layer that takes
-        one thread some 2 µs or more: they wait for the next one on their processors, for some 200
-        µs after the last. For deadlines one thread is the better choice: nobody is waited for.
+        packed; no bit depends on it. They share a layer that takes one thread some 4 µs a step, and
+        wait for the next step on their processors, up to 200 µs: a step that comes later wakes
+        nobody. For deadlines one thread is the better choice: nobody has to be waited for.
 
     Attributes
     ----------
