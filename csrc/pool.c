@@ -2,9 +2,9 @@
  *
  * A worker is called, and joins, or is not waited for any longer: if its processor is busy with
  * something else, the region starts without it. Between regions it looks for the next for a while
- * and then sleeps. Regions that are short (some 5 microseconds: steps of a stream) wake nobody, which takes
- * about as long as they do, unless they come one upon the other. Nothing here is read or written by the
- * caller's thread after a region is over.
+ * and then sleeps. Short regions, steps of a stream, wake nobody, which would take as long as they do,
+ * unless they come one upon the other. Nothing here is read or written by the caller's thread after a
+ * region is over.
  */
 #define _GNU_SOURCE /* affinity */
 #include "fastrnn.h"
@@ -24,10 +24,8 @@ enum { UNTIL_SLEEP = 200, UNTIL_YIELD = 50, SHORT = 40 };
 
 enum { IDLE, CALLED, JOINED, OFFERED, STARTED, STOPPED };
 
-enum { LINE = 64 };
-
 /* What goes to and fro between caller and worker at every region is one line of the cache, and nothing
- * else that either looks at is in it: it takes as long to fetch as 1,500 multiply-adds. */
+ * else that either looks at is in it: to fetch it takes 50 ns and more. */
 typedef struct {
     _Alignas(LINE) _Atomic int state;
     int member;
@@ -201,6 +199,12 @@ static int start_worker(void)
     return 1;
 }
 
+/* Microseconds that others are waited for. */
+static double patience_of(double alone)
+{
+    return alone < 8 * 200 ? alone / 8 : 200;
+}
+
 /* Whether the last short region that found somebody asleep is not long ago. */
 static int follows_soon(void)
 {
@@ -219,7 +223,7 @@ static int enter(int most, double alone)
         return -1;
     while (pool.count < most - 1 && start_worker())
         ;
-    pool.alone = (int)alone;
+    pool.alone = (int)(8 * patience_of(alone));
     int others = pool.count < most - 1 ? pool.count : most - 1, asleep = 0;
     for (int k = 0; k < others; k++)
         asleep |= pool.workers[k]->asleep;
@@ -254,12 +258,12 @@ void pool_run(team_task *task, void *argument, int most, double alone)
     for (int k = 0; k < others; k++)
         if (pool.workers[k]->called)
             call(pool.workers[k], CALLED);
-    const double eighth = alone / 8, patience = eighth < 5 ? 5 : eighth > 200 ? 200 : eighth;
+    const double patience = patience_of(alone);
     int members = 1;
     watch waited = {0};
     for (int k = 0; k < others; k++) {
         worker *w = pool.workers[k];
-        while (w->called && w->state == CALLED && look_again(&waited) < (alone > SHORT ? patience : eighth))
+        while (w->called && w->state == CALLED && look_again(&waited) < patience)
             ;
         int called = CALLED;
         if (w->called && w->state == CALLED && atomic_compare_exchange_strong(&w->state, &called, IDLE))

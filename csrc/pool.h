@@ -4,6 +4,8 @@
 
 #include <stdatomic.h>
 
+enum { LINE = 64 }; /* bytes of a line of the cache, and of the widest vector */
+
 /* What the members of a team meet at. */
 typedef struct {
     int members;
@@ -14,7 +16,7 @@ typedef struct {
 /* Run task(argument, member, team) on up to `most` threads, this one as member 0, and return when
  * all have. The task must be correct for any number of members: threads may be busy elsewhere, or
  * not to be had, and are waited for an eighth of the time that this one would take `alone`, in
- * microseconds (5 to 200 of them; less for what is short). */
+ * microseconds, at most 200. */
 typedef void team_task(void *argument, int member, barrier *team);
 void pool_run(team_task *task, void *argument, int most, double alone);
 

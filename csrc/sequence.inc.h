@@ -4,8 +4,6 @@ typedef struct {
     uintptr_t next;
 } arena;
 
-enum { LINE = 64 }; /* bytes of a line of the cache, and of the widest vector */
-
 /* Without scratch yet, all that follows only counts. */
 INLINE arena arena_of(const fastrnn_pass *p)
 {
