@@ -1,5 +1,6 @@
 """`fastrnn latency`: who may be timed, what a time is, the numbers, the picture, mistakes."""
 
+import importlib
 import json
 import os
 import struct
@@ -34,15 +35,20 @@ def idle(output: np.ndarray) -> Stepper:
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 @pytest.mark.parametrize("name", [*BACKENDS, "torch", "ONNX Runtime"])
-def test_who_is_right_may_be_timed(cell: str, name: str) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_who_is_right_may_be_timed(cell: str, name: str, threads: int) -> None:
     """All of them, with their state kept from step to step and the input read in place."""
     who = {c.backend or c.name: c for c in steppers.CONTENDERS}[name]
     if who.missing():
         pytest.skip(f"{name}: {who.missing()}")
-    p = steppers.problem(cell, *SIZES)
+    p = steppers.problem(cell, *SIZES, threads)
     chosen, why = steppers.choose(who, p, steppers.reference(p))
     assert chosen is not None, why
     assert chosen.output().shape == (2, 5)
+    if who.backend is not None:
+        assert chosen.step.func.__self__.threads == threads  # type: ignore[attr-defined]
+    elif name == "torch":
+        assert importlib.import_module("torch").get_num_threads() == threads
 
 
 def test_who_is_wrong_may_not() -> None:
@@ -199,10 +205,10 @@ def test_neighbours_are_busy_and_go_away(monkeypatch: pytest.MonkeyPatch) -> Non
     assert None not in [process.poll() for process in started]
 
 
-def test_neighbours_leave_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    for processors, count in ((1, 1), (2, 1), (8, 7)):
+def test_neighbours_leave_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    for processors, threads, count in ((1, 1, 1), (2, 1, 1), (2, 2, 1), (8, 1, 7), (8, 3, 5)):
         monkeypatch.setattr(measure, "processors", lambda n=processors: n)
-        assert measure.neighbours() == count
+        assert measure.neighbours(threads) == count
 
 
 def latency(*arguments: str) -> int:
@@ -213,12 +219,14 @@ def test_command_measures_draws_and_saves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture, saved = tmp_path / "l.png", tmp_path / "l.json"
-    options = ["--cell", "gru", "--input", "3", "--hidden", "5", "--batch", "2", "--busy"]
+    sizes = ["--input", "3", "--hidden", "5", "--batch", "2", "--threads", "2"]
+    options = ["--cell", "gru", *sizes, "--busy"]
     files = ["--out", str(picture), "--save", str(saved)]
     assert latency(*options, *files, "--backend", "numpy") == 0
     output = capsys.readouterr()
     assert "1,000 steps each" in output.err
-    for words in ("gru 3/5, 2 rows", "p99.9/p50", "fastrnn (numpy)", "\nquiet ", "\nbusy "):
+    title = "gru 3/5, 2 rows, 2 threads"
+    for words in (title, "p99.9/p50", "fastrnn (numpy)", "\nquiet ", "\nbusy "):
         assert words in output.out
     assert "fastrnn (c)" not in output.out
     for contender in steppers.CONTENDERS:
@@ -230,6 +238,7 @@ def test_command_measures_draws_and_saves(
     document = json.loads(saved.read_text())
     assert document["complete"]
     assert document["settings"]["hidden"] == 5
+    assert document["settings"]["threads"] == 2
     assert document["neighbours"] >= 1
     rows = {(row["contender"], row["condition"]): row for row in document["rows"]}
     for condition in ("quiet", "busy"):
@@ -279,6 +288,7 @@ def test_interrupt_keeps_whole_rounds(
         (["--hidden", "0"], "hidden: expected at least 1, got 0"),
         (["--input", "two"], "--input: expected a whole number, got 'two'"),
         (["--batch", "-1"], "batch: expected at least 1, got -1"),
+        (["--threads", "0"], "threads: expected at least 1, got 0"),
         (["--steps", "999"], "steps: expected at least 1,000, got 999"),
         (["--backend", "cuda"], "backend: expected one of "),
         (["--out", "picture.svg"], "out: expected a name that ends in .png, got 'picture.svg'"),
