@@ -12,7 +12,8 @@
  * operations hide the division. Several curves at once, step by step: 15 to 20 % less time by themselves
  * on AVX-512; an LSTM's three sigmoids at once 1.5 % for a layer, which was not worth arrays in every
  * function here; gates in passes of their own over a tile, so that there are four, 1 to 8 % more for a
- * layer: the products next to them fill the gaps, too.
+ * layer: the products next to them fill the gaps, too. Both polynomials of tanh as one, whose coefficients
+ * are chosen for each element: five operations less, and 5 % more for an LSTM.
  */
 
 #if REAL_BITS == 32
