@@ -329,6 +329,20 @@ def test_limits_of_the_machine() -> None:
     assert 1e9 < min(rates) <= max(rates) < 1e13
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory as Linux shows it")
+def test_memory_that_is_read_is_there() -> None:
+    """Pages that nobody has written to are one and the same, which stays in the nearest cache."""
+
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    data = machine._memory_to_read(1 << 26)
+    assert resident() - before > 0.9 * len(data)
+    assert data.ctypes.data % machine.LINE == 0
+
+
 def bench(*arguments: str) -> int:
     return main(["bench", "--rounds", "2", *arguments])
 

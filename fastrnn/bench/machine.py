@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import dispatch
 from ..threads import processors
+from ..validation import Array
 from .results import Limits, Machine
 
 TURN = 0.02  # seconds of one measurement
@@ -57,8 +58,7 @@ def limits(threads: int) -> Limits:
     flops = {n: _rate(lib.fastrnn_multiply_adds, n) for n in sorted({1, threads})}
     bandwidth = {}
     for size in SIZES:
-        data = np.zeros(size + LINE, np.uint8)
-        pointer = ffi.from_buffer(data[-data.ctypes.data % LINE :])
+        pointer = ffi.from_buffer(_memory_to_read(size))
 
         def read(rounds: int, pointer: object = pointer, size: int = size) -> float:
             amount: float = lib.fastrnn_read(pointer, size, rounds)
@@ -71,6 +71,15 @@ def limits(threads: int) -> Limits:
     for size in reversed(SIZES):
         best = bandwidth[size] = max(best, bandwidth[size])
     return Limits(flops, bandwidth)
+
+
+def _memory_to_read(size: int) -> Array:
+    """Return so many bytes and maybe more, at the beginning of a line, each page with memory.
+
+    Pages that nobody has written to are all one page of zeros, which stays in the nearest cache.
+    """
+    data = np.ones(size + LINE, np.uint8)
+    return data[-data.ctypes.data % LINE :]
 
 
 def _rate(work: Callable[[int], float], threads: int) -> float:
