@@ -10,6 +10,12 @@
 #include "fastrnn.h"
 #include "pool.h"
 
+static void run_alone(team_task *task, void *argument)
+{
+    barrier one = {.members = 1};
+    task(argument, 0, &one);
+}
+
 #if defined(__unix__) || defined(__APPLE__)
 
 #include <pthread.h>
@@ -251,8 +257,7 @@ void pool_run(team_task *task, void *argument, int most, double alone)
 {
     const int others = enter(most, alone);
     if (others < 0) {
-        barrier one = {.members = 1};
-        task(argument, 0, &one);
+        run_alone(task, argument);
         return;
     }
     for (int k = 0; k < others; k++)
@@ -286,8 +291,7 @@ void pool_share(team_task *task, void *argument, int most, double alone)
 {
     const int others = enter(most, alone);
     if (others < 0) {
-        barrier one = {.members = 1};
-        task(argument, 0, &one);
+        run_alone(task, argument);
         return;
     }
     int members = 1;
@@ -351,10 +355,9 @@ void pool_run(team_task *task, void *argument, int most, double alone)
 
 void pool_share(team_task *task, void *argument, int most, double alone)
 {
-    barrier one = {.members = 1};
     (void)most;
     (void)alone;
-    task(argument, 0, &one);
+    run_alone(task, argument);
 }
 
 void pool_wait(barrier *team)

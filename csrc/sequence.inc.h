@@ -126,12 +126,19 @@ INLINE double microseconds_of(double work)
     return work / 20000;
 }
 
+/* How many threads, at most `most`, are worth it if each has to have so many microseconds of what takes one
+ * thread `alone`. */
+INLINE int threads_for(double alone, double each, int64_t most)
+{
+    return (int)max_of(1, min_of(most, (int64_t)(alone / each)));
+}
+
 /* Run a task of so many multiply-adds on as many threads as it is worth: waking another takes up to 100
  * microseconds. */
 INLINE void run_worth(team_task *task, void *job, double work, int64_t most)
 {
-    most = max_of(1, min_of(most, (int64_t)(work / 5e5)));
-    pool_run(task, job, (int)most, microseconds_of(work));
+    const double alone = microseconds_of(work);
+    pool_run(task, job, threads_for(alone, 25, most), alone);
 }
 
 /* Run a pass. If members meet at every step, which takes about half a microsecond, a step has to be

@@ -90,7 +90,7 @@ static void stream_bytes(const fastrnn_network *n, int64_t *weights_bytes, int64
 INLINE int worth_sharing(double work, int64_t most, double *alone)
 {
     *alone = microseconds_of(work);
-    return (int)max_of(1, min_of(most, (int64_t)(*alone / 2)));
+    return threads_for(*alone, 2, most);
 }
 
 static void share_out(stream *s, int threads)
