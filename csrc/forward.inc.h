@@ -25,7 +25,8 @@ static void lay_out_weights(forward_job *j, fastrnn_pass *p, int weights, arena 
                        .by_rows = shares_rows(p, 0)};
     const int before = cell == FASTRNN_GRU_BEFORE;
     j->plain = !before && !p->P && !p->hard_gates && !p->lengths && !p->reset && !p->gates && !p->cells;
-    j->weights = p->T == 1 && B == 1 && !before && !p->P ? UNPACKED : weights;
+    /* For two tiles of rows, turning weights twice still takes less time than to pack them. */
+    j->weights = p->T == 1 && B <= 2 * TILE(C) && !before && !p->P ? UNPACKED : weights;
     const int packed = j->weights != UNPACKED, bytes = weights == BYTES;
     /* Few rows are too few for a tile: take those of some steps together. Doing so with large weights
      * too, to read them less often, was 3 to 6 % slower at B = 32, H = 256 and 512. */
@@ -260,17 +261,17 @@ INLINE void plain_points(const forward_job *j, const step *s, const int cell, in
         points_of(&plain, s, cell, 0, 2, b, rows, q, 1, v);
 }
 
-/* Go on with the chains of one row for a number of panels, of weights (gates * H, K) as they are. */
-INLINE void chain_unpacked(vec *acc, const int Q, const int C, const real *a, const real *w, int64_t H,
-                           int64_t K, int V, int64_t q)
+/* Go on with the chains of a tile of weights (gates * H, K) as they are; a[row * a_step + k]. */
+INLINE void chain_unpacked(vec *acc, const int R, const int Q, const int C, const real *a, long a_step,
+                           const real *w, int64_t H, int64_t K, int V, int64_t q)
 {
     vec sums[ACCUMULATORS]; /* others than `acc`, which has to stay in registers elsewhere */
     UNROLL
-    for (int i = 0; i < Q * C; i++)
+    for (int i = 0; i < R * Q * C; i++)
         sums[i] = acc[i];
-    multiply_rows(sums, Q, C, V, a, w, H, K, q);
+    multiply_rows(sums, R, Q, C, V, a, a_step, w, H, K, q);
     UNROLL
-    for (int i = 0; i < Q * C; i++)
+    for (int i = 0; i < R * Q * C; i++)
         acc[i] = sums[i];
 }
 
@@ -295,7 +296,7 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
                       weights_at(j->w_x, q * I * C * VL, weights), I * C * VL, I,
                       j->scales_x + q * C * VL};
         if (weights == UNPACKED)
-            chain_unpacked(acc, Q, C, x.a, j->p->w_ih, j->p->H, I, vectors_of(j->p->cell), q);
+            chain_unpacked(acc, R, Q, C, x.a, I, j->p->w_ih, j->p->H, I, vectors_of(j->p->cell), q);
         else
             scaled_chain(acc, R, Q, C, C, weights, x);
     }
@@ -309,7 +310,7 @@ INLINE void forward_tile(const forward_job *j, const step *s, const int C, const
     operands h = {s->h + b * j->R, j->R, 1, weights_at(j->w_h, q * j->R * C * VL, weights),
                   j->R * C * VL, j->R, j->scales_h + q * C * VL};
     if (weights == UNPACKED)
-        chain_unpacked(acc, Q, C, h.a, j->p->w_hh, j->p->H, j->R, vectors_of(j->p->cell), q);
+        chain_unpacked(acc, R, Q, C, h.a, j->R, j->p->w_hh, j->p->H, j->R, vectors_of(j->p->cell), q);
     else
         scaled_chain(acc, R, Q, C, C, weights, h);
     UNROLL
@@ -367,13 +368,7 @@ INLINE void tiles(const forward_job *j, const step *s, const int C, const int we
         const int64_t q = first + (back ? count - done - panels : done);
         if (alone) {
 #define BODY(Q) forward_tile(j, s, C, 1, Q, weights, who->b0, q)
-#define AS_THEY_ARE(Q) forward_tile(j, s, C, 1, Q, UNPACKED, who->b0, q)
-            if (weights == REALS && j->weights == UNPACKED) {
-                WITH_ROWS(panels, TILE_OF(C, weights), AS_THEY_ARE)
-            } else {
-                WITH_ROWS(panels, TILE_OF(C, weights), BODY)
-            }
-#undef AS_THEY_ARE
+            WITH_ROWS(panels, TILE_OF(C, weights), BODY)
 #undef BODY
         } else {
             for (int64_t b = who->b0; b < who->b1;) {
@@ -397,6 +392,14 @@ SHARED void narrow_tiles(const forward_job *j, const step *s, int columns, const
     } else {
         WITH_COLUMNS(columns, BYTES, BODY)
     }
+#undef BODY
+}
+
+/* The same of weights that are not packed. */
+SHARED void unpacked_tiles(const forward_job *j, const step *s, int columns, const share *who)
+{
+#define BODY(C, weights) tiles(j, s, C, weights, who)
+    WITH_COLUMNS(columns, UNPACKED, BODY)
 #undef BODY
 }
 
@@ -436,6 +439,8 @@ SHARED void forward_steps(const forward_job *j, int64_t first, int64_t last, con
         shrink(p, s.t, &some.b0, &some.b1);
         if (NARROW && narrow) {
             narrow_tiles(j, &s, columns, &some);
+        } else if (j->weights == UNPACKED) {
+            unpacked_tiles(j, &s, columns, &some);
         } else {
 #define BODY(C, weights) tiles(j, &s, C, weights, &some)
             WITH_COLUMNS(columns, REALS, BODY)

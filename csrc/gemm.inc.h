@@ -191,27 +191,25 @@ SHARED void multiply(const product *p, int64_t row0, int64_t row1, int64_t panel
 
 /* --- packing */
 
-/* Turn VL vectors into those of their first lanes, second lanes, and so on. */
-INLINE void transpose(vec *v)
+/* Write `units` rows of K numbers, `step` apart, as columns: out[k * out_step + lane], zero beyond. */
+INLINE void turn_rows(const real *rows, int64_t step, int units, int64_t K, real *out, int64_t out_step)
 {
-    UNROLL
-    for (int s = 1; s < VL; s *= 2) { /* swap blocks of s lanes with those of the s-th vector on */
+    row_places places = rows_at(rows, step);
+    int64_t k = 0;
+    for (; units == VL && k + PIECE <= K; k += PIECE) {
+        vec v[PIECE];
+        take_turned(&places, v);
         UNROLL
-        for (int i = 0; i < VL; i++) {
-            if (i & s)
-                continue;
-            exchange(v[i], v[i + s], s, &v[i], &v[i + s]);
-        }
+        for (int i = 0; i < PIECE; i++)
+            store(out + (k + i) * out_step, v[i]);
     }
-}
-
-/* Load `units` rows of `some` numbers, `step` apart, as vectors of their first numbers, second, ... */
-INLINE void load_transposed(const real *rows, int64_t step, int units, int some, vec *v)
-{
-    UNROLL
-    for (int lane = 0; lane < VL; lane++)
-        v[lane] = lane < units ? load_some(rows + lane * step, some) : spread(0);
-    transpose(v);
+    for (; k < K; k += VL) {
+        const int some = (int)min_of(K - k, VL);
+        vec v[VL];
+        load_turned(rows + k, step, units, some, v);
+        for (int i = 0; i < some; i++)
+            store(out + (k + i) * out_step, v[i]);
+    }
 }
 
 /* Pack panels panel0 ... panel1 - 1 of w, (gates * H, K), each gate in V columns of its own, to be
@@ -226,13 +224,7 @@ SHARED void pack_rows(const real *w, int64_t K, int64_t H, int gates, int V, rea
             const int units = (int)max_of(0, min_of(H - unit, VL));
             const real *rows = w + (c / V * H + unit) * K;
             real *to = out + (panel * K * C + c) * VL;
-            for (int64_t k = 0; k < K; k += VL) {
-                const int some = (int)min_of(K - k, VL);
-                vec v[VL];
-                load_transposed(rows + k, K, units, some, v);
-                for (int i = 0; i < some; i++)
-                    store(to + (k + i) * C * VL, v[i]);
-            }
+            turn_rows(rows, K, units, K, to, C * VL);
         }
     }
 }
@@ -252,37 +244,88 @@ SHARED void pack_columns(const real *w, long step, int64_t K, int64_t N, real *o
     }
 }
 
-/* Go on with a chain by a[0] times the first numbers of rows, a[1] times the second, and so on. */
-INLINE vec add_rows(vec sum, const real *a, const real *rows, int64_t step, int units, int some)
+/* Go on with chains of R rows of a, `sum_step` apart: by a[0] times the first numbers of rows of weights,
+ * a[1] times the second, and so on. */
+INLINE void add_rows(vec *sums, int R, long sum_step, const real *a, long a_step, const real *rows,
+                     int64_t step, int units, int some)
 {
     vec v[VL];
-    load_transposed(rows, step, units, some, v);
-    if (some == VL) {
-        UNROLL
-        for (int n = 0; n < VL; n++)
-            sum = fma_(spread(a[n]), v[n], sum);
-    } else
-        for (int n = 0; n < some; n++)
-            sum = fma_(spread(a[n]), v[n], sum);
-    return sum;
+    load_turned(rows, step, units, some, v);
+    for (int r = 0; r < R; r++, sums += sum_step, a += a_step) {
+        vec sum = sums[0];
+        if (some == VL) {
+            UNROLL
+            for (int n = 0; n < VL; n++)
+                sum = fma_(spread(a[n]), v[n], sum);
+        } else
+            for (int n = 0; n < some; n++)
+                sum = fma_(spread(a[n]), v[n], sum);
+        sums[0] = sum;
+    }
 }
 
-/* sums[panel * C + column] += a[k] * w[unit][k] in ascending k, for Q panels from q on of weights (gates
- * * H, K) that are not packed. For a single use, packing would write and read them once more: 40 % of
- * the time of a step of 128 units. */
-SHARED void multiply_rows(vec *sums, int Q, int C, int V, const real *a, const real *w, int64_t H,
-                          int64_t K, int64_t q)
+/* The same for N vectors of whole rows; return how many of their K numbers that were. */
+INLINE int64_t add_whole_rows(vec *sums, const int R, long sum_step, const real *a, long a_step, const int N,
+                              const real *const *rows, int64_t K)
 {
-    enum { AT_ONCE = 2 }; /* columns: one waits for its chain, four read from too many places */
-    for (int first = 0; first < Q * C; first += AT_ONCE) {
-        const int last = (int)min_of(Q * C, first + AT_ONCE);
-        for (int64_t k = 0; k < K; k += VL) {
-            const int some = (int)min_of(K - k, VL);
-            for (int i = first; i < last; i++) {
-                const int64_t unit = ((q + i / C) * V + i % C % V) * VL;
-                const int units = (int)max_of(0, min_of(H - unit, VL));
-                sums[i] = add_rows(sums[i], a + k, w + (i % C / V * H + unit) * K + k, K, units, some);
+    vec sum[MOST_ROWS]; /* in registers */
+    row_places places[MOST_ROWS];
+    int64_t k = 0;
+    UNROLL
+    for (int i = 0; i < N; i++)
+        places[i] = rows_at(rows[i], K);
+    UNROLL
+    for (int i = 0; i < R * N; i++)
+        sum[i] = sums[i / N * sum_step + i % N];
+    for (; k + PIECE <= K; k += PIECE) {
+        UNROLL
+        for (int i = 0; i < N; i++) {
+            vec v[PIECE];
+            take_turned(&places[i], v);
+            UNROLL
+            for (int n = 0; n < PIECE; n++) {
+                UNROLL
+                for (int r = 0; r < R; r++)
+                    sum[r * N + i] = fma_(spread(a[r * a_step + k + n]), v[n], sum[r * N + i]);
             }
+        }
+    }
+    UNROLL
+    for (int i = 0; i < R * N; i++)
+        sums[i / N * sum_step + i % N] = sum[i];
+    return k;
+}
+
+/* sums[(r * Q + panel) * C + column] += a[r][k] * w[unit][k] in ascending k, for R rows and Q panels, one
+ * of them at most more than one, from panel q on, of weights (gates * H, K) that are not packed. For a
+ * single use, packing would write and read them once more: 40 % of the time of a step of 128 units. */
+SHARED void multiply_rows(vec *sums, int R, int Q, int C, int V, const real *a, long a_step, const real *w,
+                          int64_t H, int64_t K, int64_t q)
+{
+    /* Of columns: 64 bytes of rows. More are read from too many places, fewer wait for their chain. */
+    enum { CHAINS = VECTOR_BYTES < 64 ? 64 / VECTOR_BYTES : 1 };
+    const int at_once = R > 1 ? 1 : CHAINS;
+    for (int first = 0; first < Q * C; first += at_once) {
+        const int count = (int)min_of(Q * C - first, at_once);
+        const real *rows[CHAINS] = {0};
+        int units[CHAINS] = {0}, whole = count == at_once;
+        for (int i = 0; i < count; i++) {
+            const int column = (first + i) % C;
+            const int64_t unit = ((q + (first + i) / C) * V + column % V) * VL;
+            units[i] = (int)max_of(0, min_of(H - unit, VL));
+            whole &= units[i] == VL;
+            rows[i] = w + (column / V * H + unit) * K;
+        }
+        int64_t k = 0;
+#define WHOLE(R) k = add_whole_rows(sums + first, R, C, a, a_step, R > 1 ? 1 : CHAINS, rows, K)
+        if (whole) {
+            WITH_ROWS(R, MOST_ROWS, WHOLE)
+        }
+#undef WHOLE
+        for (; k < K; k += VL) {
+            for (int i = 0; i < count; i++)
+                add_rows(sums + first + i, R, C, a + k, a_step, rows[i] + k, K, units[i],
+                         (int)min_of(K - k, VL));
         }
     }
 }

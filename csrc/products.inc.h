@@ -14,13 +14,7 @@ SHARED void pack_turned(const real *rows, long step, int64_t K, int units, real 
 {
     for (int c = 0; c < UNITS; c += VL) {
         const int some = (int)max_of(0, min_of(units - c, VL));
-        for (int64_t k = 0; k < K; k += VL) {
-            const int here = (int)min_of(K - k, VL);
-            vec v[VL];
-            load_transposed(rows + c * step + k, step, some, here, v);
-            for (int i = 0; i < here; i++)
-                store(out + (k + i) * UNITS + c, v[i]);
-        }
+        turn_rows(rows + c * step, step, some, K, out + c, UNITS);
     }
 }
 

@@ -186,7 +186,7 @@ typedef struct {
     int64_t steps;         /* of a call */
     int by_rows;
     int plain;             /* nothing is masked, reset, recorded or projected, and no gate is hard */
-    int weights;           /* how they lie (narrow.inc.h): UNPACKED for one step of one row */
+    int weights;           /* how they lie (narrow.inc.h): UNPACKED for one step of a few rows */
 } forward_job;
 
 typedef struct {

@@ -177,7 +177,8 @@ SHARED void take_head(const stream *s, const real *x, real *y, int64_t rows, int
         const int some = (int)min_of(rows - row, VL);
         vec sum = spread(s->head_bias ? s->head_bias[0] : 0);
         for (int64_t k = 0; k < s->R; k += VL)
-            sum = add_rows(sum, s->head_row + k, x + row * s->R + k, s->R, some, (int)min_of(s->R - k, VL));
+            add_rows(&sum, 1, 0, s->head_row + k, 0, x + row * s->R + k, s->R, some,
+                     (int)min_of(s->R - k, VL));
         store_some(y + row, sum, some);
     }
 }

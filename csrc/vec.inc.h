@@ -203,30 +203,96 @@ INLINE vec max_(vec x, real limit)
     return GREATER(x, spread(limit));
 }
 
-/* Both halves of a transposition, s a power of two and a constant: where a lane's number has the bit
- * s, `upper` takes the lane s before it of b, and a's own lanes elsewhere; `lower` takes the lane s
- * after it of a where the number lacks the bit, and b's own elsewhere. */
-INLINE void exchange(vec a, vec b, const int s, vec *upper, vec *lower)
+/* Numbers of a row that a transposition takes at once: where loads can put pieces of 16 bytes into their
+ * places, half of the shuffles are not needed, and it is they that take the time. */
+#define PIECE (X86_BYTES ? (int)(16 / sizeof(real)) : VL)
+
+/* Lanes of a and b by turns, within blocks of PIECE lanes: of the blocks' lower halves, and of the upper. */
+INLINE void interleave(vec a, vec b, vec *low, vec *high)
 {
+    ivec l = {0}, h = {0};
+    UNROLL
+    for (int k = 0; k < VL; k++) {
+        l[k] = k % 2 * VL + k / PIECE * PIECE + k % PIECE / 2;
+        h[k] = l[k] + PIECE / 2;
+    }
 #if defined(__clang__) /* which makes shuffles of this */
-    vec up = a, low = b;
+    vec x = a, y = b;
     UNROLL
     for (int k = 0; k < VL; k++) {
-        if (k & s)
-            up[k] = b[k - s];
-        else
-            low[k] = a[k + s];
+        (*low)[k] = k % 2 ? y[l[k] - VL] : x[l[k]];
+        (*high)[k] = k % 2 ? y[h[k] - VL] : x[h[k]];
     }
-    *upper = up;
-    *lower = low;
 #else
-    ivec up = {0}, low = {0};
-    UNROLL
-    for (int k = 0; k < VL; k++) {
-        up[k] = k & s ? VL + k - s : k;
-        low[k] = k & s ? VL + k : k + s;
-    }
-    *upper = __builtin_shuffle(a, b, up);
-    *lower = __builtin_shuffle(a, b, low);
+    *low = __builtin_shuffle(a, b, l);
+    *high = __builtin_shuffle(a, b, h);
 #endif
+}
+
+/* VL rows that are read side by side, `step` apart. Each fourth has a pointer: all would be more than there
+ * are registers for. */
+typedef struct {
+    const real *fourth[(VL + 3) / 4];
+    int64_t step;
+} row_places;
+
+INLINE row_places rows_at(const real *rows, int64_t step)
+{
+    row_places p = {.step = step};
+    UNROLL
+    for (int i = 0; i < (VL + 3) / 4; i++)
+        p.fourth[i] = rows + 4 * i * step;
+    return p;
+}
+
+/* The next PIECE numbers of rows `first`, first + PIECE, and so on. */
+INLINE vec load_pieces(const row_places *p, const int first)
+{
+#define ROW(i) ((const float *)(p->fourth[(i) / 4] + (i) % 4 * p->step))
+#if X86_BYTES == 64
+    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(ROW(first)));
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(ROW(first + PIECE)), 1);
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(ROW(first + 2 * PIECE)), 2);
+    return (vec)_mm512_insertf32x4(v, _mm_loadu_ps(ROW(first + 3 * PIECE)), 3);
+#elif X86_BYTES == 32
+    const __m256 v = _mm256_castps128_ps256(_mm_loadu_ps(ROW(first)));
+    return (vec)_mm256_insertf128_ps(v, _mm_loadu_ps(ROW(first + PIECE)), 1);
+#else
+    return load((const real *)ROW(first));
+#endif
+#undef ROW
+}
+
+/* Take the next PIECE numbers of the rows, as vectors of their first numbers, second, ... */
+INLINE void take_turned(row_places *p, vec *v)
+{
+    UNROLL
+    for (int i = 0; i < PIECE; i++)
+        v[i] = load_pieces(p, i);
+    UNROLL
+    for (int n = 1; n < PIECE; n *= 2) {
+        vec old[PIECE];
+        UNROLL
+        for (int i = 0; i < PIECE; i++)
+            old[i] = v[i];
+        UNROLL
+        for (int i = 0; i < PIECE / 2; i++)
+            interleave(old[i], old[i + PIECE / 2], &v[2 * i], &v[2 * i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < (VL + 3) / 4; i++)
+        p->fourth[i] += PIECE;
+}
+
+/* Load `units` rows of `some` numbers, `step` apart, as vectors of their first numbers, second, ... */
+INLINE void load_turned(const real *rows, int64_t step, int units, int some, vec *v)
+{
+    real all[VL * VL];
+    UNROLL
+    for (int lane = 0; lane < VL; lane++)
+        store(all + lane * VL, lane < units ? load_some(rows + lane * step, some) : spread(0));
+    row_places places = rows_at(all, VL);
+    UNROLL
+    for (int k = 0; k < VL; k += PIECE)
+        take_turned(&places, v + k);
 }

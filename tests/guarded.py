@@ -46,6 +46,7 @@ def main() -> None:
                     Sizes(2, 3, n, n),
                     Sizes(2, 1, 65 - n, n),
                     Sizes(1, 1, n, max(65 - n, 2)),
+                    Sizes(1, 2 + n % 16, max(65 - n, 2), n),
                 ):
                     problem = make_problem(variant, sizes, EVERYTHING, dtype).map(copy)
                     problem.solve("c")

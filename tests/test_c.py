@@ -46,7 +46,10 @@ def _best_isa() -> Iterator[None]:
 
 # With few rows units are shared out, with many and small weights rows; the last has several blocks
 # of a gradient's chains, a ragged end, and windows of the input's product.
-SHAPES = [Sizes(5, 1, 40, 300), Sizes(6, 40, 9, 70), Sizes(4, 3, 65, 200), Sizes(70, 9, 5, 33)]
+SHAPES = [
+    Sizes(5, 1, 40, 300), Sizes(6, 40, 9, 70), Sizes(4, 3, 65, 200), Sizes(70, 9, 5, 33),
+    Sizes(1, 5, 301, 290),
+]  # fmt: skip
 
 
 def solve(variant: Variant, sizes: Sizes, dtype: str, threads: int) -> dict[str, np.ndarray]:
@@ -94,6 +97,24 @@ def test_bits_do_not_depend_on_the_batch(variant: Variant, dtype: str) -> None:
             axis = whole[name].ndim - 2
             part = np.take(whole[name], range(*rows.indices(21)), axis=axis)
             np.testing.assert_array_equal(value, part, err_msg=name)
+
+
+@variants
+@dtypes
+@pytest.mark.parametrize("isa", c_backend.isas())
+def test_a_step_of_few_rows_has_the_bits_of_many(isa: str, variant: Variant, dtype: str) -> None:
+    """It reads the weights as they are given, those of many packs them first."""
+    c_backend.use_isa(isa)
+    for I, H in ((4, 5), (16, 32), (37, 19), (3, 65)):
+        problem = make_problem(variant, Sizes(1, 40, I, H), EVERYTHING, dtype)
+        whole = problem.solve("c") | {f"infer {k}": v for k, v in problem.infer("c").items()}
+        for B in (*range(1, 11), 12, 16, 17):
+            some = problem.rows(slice(7, 7 + B))
+            found = some.solve("c") | {f"infer {k}": v for k, v in some.infer("c").items()}
+            for name, value in found.items():
+                if "weight" not in name and "bias" not in name:
+                    part = np.take(whole[name], range(7, 7 + B), axis=whole[name].ndim - 2)
+                    np.testing.assert_array_equal(value, part, err_msg=f"{name} {I} {H} {B}")
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.plain], ids=str)
