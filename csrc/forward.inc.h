@@ -25,8 +25,10 @@ static void lay_out_weights(forward_job *j, fastrnn_pass *p, int weights, arena 
                        .by_rows = shares_rows(p, 0)};
     const int before = cell == FASTRNN_GRU_BEFORE;
     j->plain = !before && !p->P && !p->hard_gates && !p->lengths && !p->reset && !p->gates && !p->cells;
-    /* For two tiles of rows, turning weights twice still takes less time than to pack them. */
-    j->weights = p->T == 1 && B <= 2 * TILE(C) && !before && !p->P ? UNPACKED : weights;
+    /* For a tile of rows, weights need not be packed; for two, to turn them twice took less time than to
+     * pack them with AVX-512, and up to 15 % more with AVX2. */
+    const int few = B <= (VECTOR_BYTES == 64 ? 2 : 1) * TILE(C);
+    j->weights = p->T == 1 && few && !before && !p->P ? UNPACKED : weights;
     const int packed = j->weights != UNPACKED, bytes = weights == BYTES;
     /* Few rows are too few for a tile: take those of some steps together. Doing so with large weights
      * too, to read them less often, was 3 to 6 % slower at B = 32, H = 256 and 512. */

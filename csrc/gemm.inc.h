@@ -304,11 +304,10 @@ SHARED void multiply_rows(vec *sums, int R, int Q, int C, int V, const real *a, 
 {
     /* Of columns: 64 bytes of rows. More are read from too many places, fewer wait for their chain. */
     enum { CHAINS = VECTOR_BYTES < 64 ? 64 / VECTOR_BYTES : 1 };
-    const int at_once = R > 1 ? 1 : CHAINS;
-    for (int first = 0; first < Q * C; first += at_once) {
-        const int count = (int)min_of(Q * C - first, at_once);
-        const real *rows[CHAINS] = {0};
-        int units[CHAINS] = {0}, whole = count == at_once;
+    for (int first = 0, count; first < Q * C; first += count) {
+        count = R > 1 || Q * C - first < CHAINS ? 1 : CHAINS;
+        const real *rows[CHAINS];
+        int units[CHAINS], whole = 1;
         for (int i = 0; i < count; i++) {
             const int column = (first + i) % C;
             const int64_t unit = ((q + (first + i) / C) * V + column % V) * VL;
@@ -317,11 +316,13 @@ SHARED void multiply_rows(vec *sums, int R, int Q, int C, int V, const real *a, 
             rows[i] = w + (column / V * H + unit) * K;
         }
         int64_t k = 0;
-#define WHOLE(R) k = add_whole_rows(sums + first, R, C, a, a_step, R > 1 ? 1 : CHAINS, rows, K)
-        if (whole) {
+        if (whole && count > 1)
+            k = add_whole_rows(sums + first, 1, C, a, a_step, CHAINS, rows, K);
+        else if (whole) {
+#define WHOLE(R) k = add_whole_rows(sums + first, R, C, a, a_step, 1, rows, K)
             WITH_ROWS(R, MOST_ROWS, WHOLE)
-        }
 #undef WHOLE
+        }
         for (; k < K; k += VL) {
             for (int i = 0; i < count; i++)
                 add_rows(sums + first + i, R, C, a + k, a_step, rows[i] + k, K, units[i],
